@@ -1,0 +1,170 @@
+"""The seam: what a method gives and gets. A method implements this page, and no other."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+from torch import Tensor
+
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
+from reloc.progress import Progress, Silent
+from reloc.scenes.scene import Query, View
+
+Tensors = Mapping[str, Tensor]
+ConfigT = TypeVar("ConfigT")
+
+
+@dataclass(frozen=True, eq=False)
+class PoseEstimate:
+    """The answer to one query.
+
+    Attributes:
+        cam_from_world: without batch axes, float64. None: declined. A declined query is scored as a
+            failure and never replaced by a guess.
+        confidence: probability that the pose is right, in [0, 1]; None where the method gives none.
+        covariance: (6, 6) of a left perturbation of cam_from_world, exp(ξ) @ cam_from_world with ξ =
+            (rotation in rad, translation in the scene's unit).
+        num_inliers: correspondences that agree with the pose.
+        camera: with the focal length that was estimated, where one was.
+        reference: name of the mapping view that the answer leans on most, for reports.
+    """
+
+    cam_from_world: Rigid3d | None
+    confidence: float | None = None
+    covariance: Tensor | None = None
+    num_inliers: int | None = None
+    camera: Camera | None = None
+    reference: str | None = None
+
+    def __post_init__(self) -> None:
+        pose = self.cam_from_world
+        if pose is not None and not bool(pose.matrix.isfinite().all()):
+            raise ValueError("a pose estimate is finite or None")
+
+
+class Localizer(Protocol):
+    """Answers queries with one map."""
+
+    def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
+        """One estimate for each query, in order.
+
+        An image method answers a query alike alone, in a batch and in any order; a sequence method
+        reads the list as consecutive frames of `Query.sequence`.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The only way a method reaches the machine.
+
+    Attributes:
+        device: of tensors: "cpu", "cuda", "cuda:1", "mps".
+        seed: of everything random; the same seed gives the same map.
+        precision: of heavy arithmetic; "auto" takes bf16 where it is fast.
+        progress: what long work reports to.
+        log: what a method has to say.
+        checkpoint_folder: where build_map may keep what it needs to go on after it was stopped; None:
+            nowhere. Its content is removed once the map is written.
+    """
+
+    device: str = "cpu"
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    progress: Progress = field(default_factory=Silent)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("reloc"))
+    checkpoint_folder: Path | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Method(Generic[ConfigT]):
+    """A row of the table: a value, not a base class.
+
+    Attributes:
+        name: as in `methods.METHODS`.
+        family: absolute, relative, coordinates, retrieval or matching.
+        summary: one line.
+        paper: authors, title, venue, year.
+        config: a frozen dataclass whose defaults are the paper's.
+        tiny: a config for the tests, seconds on two cores.
+        build_map: gets the mapping views only, so that nothing can leak.
+        localizer: gets back exactly what build_map returned.
+        context: "sequence" where the queries must be consecutive frames.
+        pretrain: many scenes to shared weights, where the method has such a stage.
+        presets: variants, named on the command line as `method:preset`.
+        expected_failures: law of the conformance tests to the reason why this row breaks it.
+        uses_depth: reads `Query.depth` or `View.read_depth` where they have it.
+    """
+
+    name: str
+    family: Literal["absolute", "relative", "coordinates", "retrieval", "matching"]
+    summary: str
+    paper: str
+    config: type[ConfigT]
+    tiny: ConfigT
+    build_map: Callable[[Sequence[View], ConfigT, Run], Tensors]
+    localizer: Callable[[Tensors, ConfigT, Run], Localizer]
+    context: Literal["image", "sequence"] = "image"
+    pretrain: Callable[..., None] | None = None
+    presets: Mapping[str, ConfigT] = field(default_factory=dict)
+    expected_failures: Mapping[str, str] = field(default_factory=dict)
+    uses_depth: bool = False
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config as plain values, for map.json."""
+    return dataclasses.asdict(config)
+
+
+def config_from_json(config_type: type[ConfigT], values: Mapping[str, Any], source: str) -> ConfigT:
+    """The inverse of `config_to_json`.
+
+    Raises:
+        InputError: a key is unknown or missing, or a value has the wrong type or is out of range;
+            the message begins with `source`.
+    """
+    hints = typing.get_type_hints(config_type)
+    names = [entry.name for entry in dataclasses.fields(config_type)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in names:
+            raise InputError(f"{source}: {config_type.__name__} has no setting {key!r}")
+    for name in names:
+        if name not in values:
+            raise InputError(f"{source}: the setting {name!r} is missing")
+    try:
+        return config_type(**{name: _restored(values[name], hints[name]) for name in names})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _restored(value: Any, hint: Any) -> Any:
+    """`value` from JSON as the type `hint`: JSON knows no tuples, and writes 1.0 as 1."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _restored(value, option)
+            except TypeError:
+                continue
+    elif origin is Literal and value in arguments:
+        return value
+    elif origin is tuple and isinstance(value, list):
+        kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
+        if len(kinds) == len(value):
+            return tuple(_restored(entry, kind) for entry, kind in zip(value, kinds, strict=True))
+    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return config_from_json(typing.cast(type, hint), value, hint.__name__)
+    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise TypeError(f"{value!r} is no {hint}")

@@ -1,0 +1,1 @@
+"""From correspondences to poses. Every function returns None where it fails."""

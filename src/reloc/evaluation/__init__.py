@@ -1,0 +1,1 @@
+"""Errors of poses, and the tables made of them. Numbers only: nothing here draws."""

@@ -1,0 +1,1 @@
+"""Transforms, cameras and rotations: pure torch, no input or output."""

@@ -1,0 +1,202 @@
+"""A map and the folder that holds it: map.json beside map.safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from reloc.input_error import InputError
+
+FORMAT_VERSION = 1
+_JSON, _TENSORS = "map.json", "map.safetensors"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a map came to be.
+
+    Attributes:
+        scene: name of the scene.
+        ground_truth: of the mapping poses.
+        metric: False where lengths are in arbitrary units.
+        num_views: mapping views given.
+        seed: of the run.
+        seconds: wall time of build_map.
+        device: "cpu", "cuda", ...
+        threads: that torch used.
+        hardware: processor and memory, in words.
+        versions: of reloc, torch and the method's libraries.
+        commit: of the working copy of reloc, "" where it is installed from a release.
+        pretrained_sha256: of the shared weights that the map needs but does not hold.
+    """
+
+    scene: str
+    ground_truth: str
+    metric: bool
+    num_views: int
+    seed: int
+    seconds: float
+    device: str
+    threads: int
+    hardware: str
+    versions: Mapping[str, str]
+    commit: str = ""
+    pretrained_sha256: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """What a method keeps of a scene.
+
+    Attributes:
+        method: a row of `methods.METHODS`.
+        config: the method's config as plain values.
+        tensors: exactly what its build_map returned.
+        provenance: how it came to be.
+    """
+
+    method: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    provenance: Provenance
+
+    @property
+    def megabytes(self) -> float:
+        """Size of the tensors, which is the size on disk but for a few hundred bytes."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values()) / 1e6
+
+    def save(self, folder: Path | str) -> None:
+        """Write the folder, whole or not at all.
+
+        Raises:
+            InputError: the folder exists, or cannot be written.
+        """
+        with new_folder(Path(folder)) as partial:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+            safetensors.torch.save_file(tensors, partial / _TENSORS)
+            content = {
+                "format_version": FORMAT_VERSION,
+                "method": self.method,
+                "config": dict(self.config),
+                "provenance": asdict(self.provenance),
+                "tensors_sha256": _sha256(partial / _TENSORS),
+            }
+            content["sha256"] = _sha256_of_json(content)
+            (partial / _JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(folder: Path | str) -> Map:
+        """Open a folder that `save` wrote. Runs no code from it.
+
+        Raises:
+            InputError: it is no map, is incomplete, of a newer version, damaged or edited.
+        """
+        folder = Path(folder)
+        content = _read_json(folder)
+        try:
+            version = content["format_version"]
+            if not isinstance(version, int) or version < 1:
+                raise InputError(f"{folder / _JSON}: format_version is {version!r}: the map is damaged")
+            if version > FORMAT_VERSION:
+                raise InputError(
+                    f"{folder}: the map has format {version}, this reloc reads up to {FORMAT_VERSION}: "
+                    "upgrade reloc, or build the map again"
+                )
+            stated = content.pop("sha256")
+            if stated != _sha256_of_json(content):
+                raise InputError(
+                    f"{folder / _JSON} was changed after it was written: build the map again "
+                    "(its settings belong to its tensors)"
+                )
+            if content["tensors_sha256"] != _sha256(folder / _TENSORS):
+                raise InputError(f"{folder / _TENSORS} is damaged: copy or build the map again")
+            known = {entry.name for entry in fields(Provenance)}
+            provenance = {key: content["provenance"][key] for key in content["provenance"] if key in known}
+            return Map(
+                method=content["method"],
+                config=content["config"],
+                tensors=safetensors.torch.load_file(folder / _TENSORS),
+                provenance=Provenance(**provenance),
+            )
+        except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+            raise InputError(f"{folder}: the map is damaged ({error}): build it again") from error
+        except OSError as error:
+            raise InputError(f"{folder}: the map is incomplete ({error.strerror}): build it again") from error
+
+
+def text_to_tensor(lines: Sequence[str]) -> Tensor:
+    """Lines of text (names of views, say) as a uint8 tensor that a map can hold."""
+    return torch.frombuffer(bytearray("\n".join(lines).encode()), dtype=torch.uint8).clone()
+
+
+def tensor_to_text(tensor: Tensor) -> list[str]:
+    """The inverse of `text_to_tensor`."""
+    return bytes(tensor.tolist()).decode().split("\n")
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such map folder; `reloc map METHOD SCENE --out {folder}` builds one")
+    try:
+        content = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} is not a map: it has no {_JSON}") from None
+    except OSError as error:
+        raise InputError(f"{folder / _JSON} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{folder / _JSON} is damaged ({error}): build the map again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{folder / _JSON} is damaged: build the map again")
+    return content
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(content: Mapping[str, Any]) -> str:
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        InputError: `target` exists, or the disk refuses.
+    """
+    refuse_existing(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        os.rename(partial, target)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise InputError where `target` exists: nothing is overwritten. Ask before long work, too."""
+    if target.exists():
+        raise InputError(f"{target} exists: choose another name, or remove it first")

@@ -1,0 +1,46 @@
+"""The table of methods: a name to the module whose `METHOD` is its row, imported when it is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+from reloc.contract import Method
+from reloc.input_error import InputError
+
+METHODS = {
+    "thumbnail": "reloc.methods.retrieval.thumbnail",
+    "sift": "reloc.methods.matching.sift",
+}
+
+
+def get_method(name: str) -> Method[Any]:
+    """The row of `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        raise InputError(
+            f"there is no method {name!r}{f', perhaps {near[0]!r}' if near else ''}: "
+            "`reloc methods` lists them"
+        )
+    return importlib.import_module(METHODS[name]).METHOD
+
+
+def get_config(name: str) -> tuple[Method[Any], Any]:
+    """The row and the config of `method` or `method:preset`.
+
+    Raises:
+        InputError: there is no such method or preset.
+    """
+    method_name, _, preset = name.partition(":")
+    method = get_method(method_name)
+    if not preset:
+        return method, method.config()
+    if preset not in method.presets:
+        known = ", ".join(method.presets) or "none"
+        raise InputError(f"{method_name} has no preset {preset!r}; it has: {known}")
+    return method, method.presets[preset]

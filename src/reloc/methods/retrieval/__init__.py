@@ -1,0 +1,1 @@
+"""Image retrieval: the most similar mapping images say where a query is."""

@@ -1,0 +1,1 @@
+"""Network parts and descriptors that several methods share."""

@@ -1,0 +1,74 @@
+"""Local features: keypoints and descriptors of one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+FeatureKind = Literal["sift", "orb"]
+# Below this contrast a SIFT extremum is noise; half of OpenCV's default keeps dim indoor corners.
+_SIFT_CONTRAST_THRESHOLD = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class LocalFeatures:
+    """Keypoints of one image, strongest first.
+
+    Attributes:
+        keypoints_N2: float32 pixels; the centre of the top-left pixel is (0.5, 0.5).
+        descriptors_ND: uint8. SIFT: RootSIFT times 512, D = 128, compared by L2. ORB: 256 bits in D = 32
+            bytes, compared by Hamming distance.
+        scales_N: float32, diameter of the described region in pixels.
+    """
+
+    keypoints_N2: Tensor
+    descriptors_ND: Tensor
+    scales_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keypoints_N2)
+
+
+def extract_features(image: Tensor, kind: FeatureKind, max_keypoints: int) -> LocalFeatures:
+    """Detect and describe the strongest keypoints of an image (3, H, W) uint8 RGB.
+
+    Sources: Lowe, "Distinctive image features from scale-invariant keypoints", IJCV 2004, with the
+    square root of Arandjelović and Zisserman, "Three things everyone should know to improve object
+    retrieval", CVPR 2012; Rublee et al., "ORB", ICCV 2011. Both as OpenCV has them.
+
+    An image without texture, or smaller than a descriptor's window, has no keypoints.
+    """
+    gray = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
+    if kind == "sift":
+        detector = cv2.SIFT_create(
+            nfeatures=max_keypoints, contrastThreshold=_SIFT_CONTRAST_THRESHOLD
+        )
+    else:
+        detector = cv2.ORB_create(nfeatures=max_keypoints)
+    keypoints, descriptors = detector.detectAndCompute(gray, None)
+    if descriptors is None or not len(keypoints):
+        empty = torch.zeros(0)
+        width = 128 if kind == "sift" else 32
+        return LocalFeatures(empty.new_zeros(0, 2), torch.zeros(0, width, dtype=torch.uint8), empty)
+    strongest = np.argsort([-keypoint.response for keypoint in keypoints], kind="stable")
+    strongest = strongest[:max_keypoints]
+    # OpenCV's pixel centres are whole numbers, COLMAP's are halves.
+    points = np.array([keypoints[index].pt for index in strongest], dtype=np.float32) + 0.5
+    sizes = np.array([keypoints[index].size for index in strongest], dtype=np.float32)
+    descriptors = descriptors[strongest]
+    if kind == "sift":
+        descriptors = _root_sift(descriptors)
+    return LocalFeatures(
+        torch.from_numpy(points), torch.from_numpy(descriptors), torch.from_numpy(sizes)
+    )
+
+
+def _root_sift(descriptors: np.ndarray) -> np.ndarray:
+    """L1-normalise, take the square root, store as uint8: unit vectors times 512, as COLMAP does."""
+    total = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)
+    return np.minimum(np.rint(512 * np.sqrt(descriptors / total)), 255).astype(np.uint8)

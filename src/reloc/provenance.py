@@ -1,0 +1,60 @@
+"""Where a number came from: machine, versions, commit."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import torch
+
+_LIBRARIES = ("reloc", "torch", "numpy", "opencv-python-headless", "poselib", "pycolmap", "faiss-cpu")
+
+
+def hardware(device: str) -> str:
+    """Processor, cores and accelerator, in words."""
+    words = f"{_processor_name()}, {os.cpu_count()} cores"
+    if device.startswith("cuda"):
+        words += f", {torch.cuda.get_device_name(device)}"
+    return words
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of reloc and of what its numbers depend on."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def working_copy_commit() -> str:
+    """Commit of the working copy this package lies in, with "+" where it is changed; "" if none."""
+    folder = Path(__file__).parent
+    try:
+        # An installed copy can lie inside somebody else's repository: only a tracked file is ours.
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)
+        commit = _git(folder, "rev-parse", "--short=10", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("+" if changed else "")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,156 @@
+"""The run: photos -> Scene -> Map -> PoseEstimates -> Report -> pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reloc import methods
+from reloc.contract import Localizer, PoseEstimate, Run, config_from_json, config_to_json
+from reloc.estimates import PoseEstimates
+from reloc.evaluation.report import Report
+from reloc.evaluation.report import evaluate as _evaluate
+from reloc.input_error import InputError
+from reloc.maps import Map, Provenance
+from reloc.provenance import hardware, library_versions, working_copy_commit
+from reloc.scenes import LoadOptions
+from reloc.scenes import load_scene as _load_scene
+from reloc.scenes.scene import Query, Scene, View
+
+
+def load_scene(path: Path | str, options: LoadOptions | None = None) -> Scene:
+    """Read a scene in any layout of `scenes.LAYOUTS`, recognised from its files.
+
+    Raises:
+        InputError: nothing is recognised, or what is there cannot be used.
+    """
+    return _load_scene(Path(path), options or LoadOptions())
+
+
+def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = None) -> Map:
+    """Build the map of a scene from its mapping views, and from nothing else of it.
+
+    Args:
+        method: `name` or `name:preset`, a row of `methods.METHODS`.
+        scene: its queries are not looked at.
+        config: of the method's config type; the preset's, or the paper's, where it is None.
+        run: device, seed, progress.
+
+    Raises:
+        InputError: the method or preset is unknown, or the mapping views cannot be used.
+    """
+    run = run or Run()
+    row, preset = methods.get_config(method)
+    config = preset if config is None else config
+    if not isinstance(config, row.config):
+        raise InputError(f"{method} takes a {row.config.__name__}, not a {type(config).__name__}")
+    if len(scene.mapping) < 2:
+        raise InputError(
+            f"scene {scene.name} has {len(scene.mapping)} mapping views: a map needs at least 2"
+        )
+    started = time.perf_counter()
+    tensors = row.build_map(scene.mapping, config, run)
+    seconds = time.perf_counter() - started
+    provenance = Provenance(
+        scene=scene.name,
+        ground_truth=scene.ground_truth,
+        metric=scene.metric,
+        num_views=len(scene.mapping),
+        seed=run.seed,
+        seconds=seconds,
+        device=run.device,
+        threads=torch.get_num_threads(),
+        hardware=hardware(run.device),
+        versions=library_versions(),
+        commit=working_copy_commit(),
+    )
+    return Map(row.name, config_to_json(config), tensors, provenance)
+
+
+def open_map(map_: Map, run: Run | None = None) -> Localizer:
+    """The localizer that answers from a map.
+
+    Raises:
+        InputError: the method is unknown here, or its settings are not what this version knows.
+    """
+    row = methods.get_method(map_.method)
+    config = config_from_json(row.config, map_.config, f"map of {map_.provenance.scene}")
+    return row.localizer(map_.tensors, config, run or Run())
+
+
+def localize(
+    map_: Map, queries: Iterable[View | Query], run: Run | None = None, batch_size: int = 1
+) -> PoseEstimates:
+    """Ask where images were taken. Poses of views are not shown to the method.
+
+    Args:
+        map_: from `build_map` or `Map.load`.
+        queries: views of a scene, or queries made by hand.
+        run: device and progress.
+        batch_size: queries asked at once, for accelerators; times are then shared out evenly. A
+            sequence method is given each sequence whole.
+
+    Raises:
+        InputError: an image cannot be read.
+    """
+    run = run or Run()
+    queries = list(queries)
+    localizer = open_map(map_, run)
+    row = methods.get_method(map_.method)
+    batches = _sequences(queries) if row.context == "sequence" else _chunks(queries, batch_size)
+    by_name: dict[str, PoseEstimate] = {}
+    query_ms: dict[str, float] = {}
+    read_ms: dict[str, float] = {}
+    for batch in run.progress.track(batches, "localizing"):
+        started = time.perf_counter()
+        asked = [entry.query() if isinstance(entry, View) else entry for entry in batch]
+        opened = time.perf_counter()
+        answers = localizer.localize(asked)
+        answered = time.perf_counter()
+        if len(answers) != len(asked):
+            raise RuntimeError(f"{row.name} gave {len(answers)} answers to {len(asked)} queries")
+        for query, answer in zip(asked, answers, strict=True):
+            by_name[query.name] = answer
+            read_ms[query.name] = 1e3 * (opened - started) / len(asked)
+            query_ms[query.name] = 1e3 * (answered - opened) / len(asked)
+    source = map_.provenance
+    return PoseEstimates(
+        by_name, map_.method, source.scene, source.ground_truth, query_ms, read_ms
+    )
+
+
+def evaluate(estimates: PoseEstimates, scene: Scene) -> Report:
+    """Compare estimates with the poses of a scene's queries.
+
+    Raises:
+        InputError: a query has no estimate (a declined one has), or the ground truths differ.
+    """
+    return _evaluate(estimates, scene)
+
+
+def view(scene: Scene, map_: Map, estimates: PoseEstimates, folder: Path | str) -> Path:
+    """Write a page with tables and pictures into a new folder; returns the path of the page.
+
+    Raises:
+        InputError: the folder exists.
+    """
+    # Imported here: drawing libraries are slow to load, and only this verb draws.
+    from reloc.viewing.page import write_page
+
+    return write_page([(scene, map_, estimates, evaluate(estimates, scene))], Path(folder))
+
+
+def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _sequences(queries: Sequence[View | Query]) -> list[Sequence[View | Query]]:
+    """Queries by sequence, in the order of their first frames."""
+    groups: dict[str, list[View | Query]] = {}
+    for query in queries:
+        groups.setdefault(query.sequence, []).append(query)
+    return list(groups.values())

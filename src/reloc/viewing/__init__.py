@@ -1,0 +1,1 @@
+"""Pictures and pages. Nothing here computes an error."""
