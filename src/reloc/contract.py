@@ -31,8 +31,8 @@ class PoseEstimate:
         cam_from_world: without batch axes, float64. None: declined. A declined query is scored as a
             failure and never replaced by a guess.
         confidence: probability that the pose is right, in [0, 1]; None where the method gives none.
-        covariance: (6, 6) of a left perturbation of cam_from_world, exp(ξ) @ cam_from_world with ξ =
-            (rotation in rad, translation in the scene's unit).
+        covariance: (6, 6) of a left perturbation, exp(ξ) @ cam_from_world with ξ = (rotation in
+            rad, translation in the scene's unit).
         num_inliers: correspondences that agree with the pose.
         camera: with the focal length that was estimated, where one was.
         reference: name of the mapping view that the answer leans on most, for reports.
@@ -47,8 +47,17 @@ class PoseEstimate:
 
     def __post_init__(self) -> None:
         pose = self.cam_from_world
-        if pose is not None and not bool(pose.matrix.isfinite().all()):
+        if pose is not None and not bool(
+            pose.rotation.isfinite().all() and pose.translation.isfinite().all()
+        ):
             raise ValueError("a pose estimate is finite or None")
+        if self.confidence is not None and not 0 <= self.confidence <= 1:
+            raise ValueError(f"a confidence is a probability or None, not {self.confidence}")
+        covariance = self.covariance
+        if covariance is not None and not (
+            covariance.shape == (6, 6) and bool(covariance.isfinite().all())
+        ):
+            raise ValueError("a covariance is (6, 6) and finite, or None")
 
 
 class Localizer(Protocol):
@@ -73,8 +82,8 @@ class Run:
         precision: of heavy arithmetic; "auto" takes bf16 where it is fast.
         progress: what long work reports to.
         log: what a method has to say.
-        checkpoint_folder: where build_map may keep what it needs to go on after it was stopped; None:
-            nowhere. Its content is removed once the map is written.
+        checkpoint_folder: where build_map may keep what it needs to go on after it was stopped;
+            None: nowhere. Its content is removed once the map is written.
     """
 
     device: str = "cpu"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ from reloc.maps import Map, Provenance
 from reloc.provenance import hardware, library_versions, working_copy_commit
 from reloc.scenes import LoadOptions
 from reloc.scenes import load_scene as _load_scene
-from reloc.scenes.scene import Query, Scene, View
+from reloc.scenes.scene import Query, Scene
 
 
 def load_scene(path: Path | str, options: LoadOptions | None = None) -> Scene:
@@ -82,8 +82,21 @@ def open_map(map_: Map, run: Run | None = None) -> Localizer:
     return row.localizer(map_.tensors, config, run or Run())
 
 
+class Askable(Protocol):
+    """What becomes a query when its turn comes: a view, or a photo that is read only then."""
+
+    @property
+    def sequence(self) -> str:
+        """Name of the video it is a frame of."""
+        ...
+
+    def query(self, *, with_depth: bool) -> Query:
+        """The image and its intrinsics, without a pose."""
+        ...
+
+
 def localize(
-    map_: Map, queries: Iterable[View | Query], run: Run | None = None, batch_size: int = 1
+    map_: Map, queries: Iterable[Askable | Query], run: Run | None = None, batch_size: int = 1
 ) -> PoseEstimates:
     """Ask where images were taken. Poses of views are not shown to the method.
 
@@ -107,7 +120,10 @@ def localize(
     read_ms: dict[str, float] = {}
     for batch in run.progress.track(batches, "localizing"):
         started = time.perf_counter()
-        asked = [entry.query() if isinstance(entry, View) else entry for entry in batch]
+        asked = [
+            entry if isinstance(entry, Query) else entry.query(with_depth=row.uses_depth)
+            for entry in batch
+        ]
         opened = time.perf_counter()
         answers = localizer.localize(asked)
         answered = time.perf_counter()
@@ -139,18 +155,19 @@ def view(scene: Scene, map_: Map, estimates: PoseEstimates, folder: Path | str) 
         InputError: the folder exists.
     """
     # Imported here: drawing libraries are slow to load, and only this verb draws.
-    from reloc.viewing.page import write_page
+    from reloc.viewing.page import Section, write_page
 
-    return write_page([(scene, map_, estimates, evaluate(estimates, scene))], Path(folder))
+    section = Section.of(scene, map_, estimates, evaluate(estimates, scene))
+    return write_page([section], Path(folder))
 
 
 def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _sequences(queries: Sequence[View | Query]) -> list[Sequence[View | Query]]:
+def _sequences(queries: Sequence[Askable | Query]) -> list[Sequence[Askable | Query]]:
     """Queries by sequence, in the order of their first frames."""
-    groups: dict[str, list[View | Query]] = {}
+    groups: dict[str, list[Askable | Query]] = {}
     for query in queries:
         groups.setdefault(query.sequence, []).append(query)
     return list(groups.values())

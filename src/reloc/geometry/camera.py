@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-# Number of parameters: focal lengths (one or two), principal point, distortion.
-_MODELS = {
-    "SIMPLE_PINHOLE": (1, 0),
-    "PINHOLE": (2, 0),
-    "SIMPLE_RADIAL": (1, 1),
-    "RADIAL": (1, 2),
-    "OPENCV": (2, 4),
-    "OPENCV_FISHEYE": (2, 4),
+from reloc.geometry.distortion import Distortion, safe_norm
+
+
+class _Layout(NamedTuple):
+    """How many parameters a model has of each kind, but for the two of the principal point."""
+
+    num_focal: int
+    num_radial: int
+    num_tangential: int
+
+
+_LAYOUTS = {
+    "SIMPLE_PINHOLE": _Layout(1, 0, 0),
+    "PINHOLE": _Layout(2, 0, 0),
+    "SIMPLE_RADIAL": _Layout(1, 1, 0),
+    "RADIAL": _Layout(1, 2, 0),
+    "OPENCV": _Layout(2, 2, 2),
+    "OPENCV_FISHEYE": _Layout(2, 4, 0),
 }
 # COLMAP's guess where nothing is known: focal length over the longer side of the image.
 _DEFAULT_FOCAL_RATIO = 1.2
@@ -26,15 +36,15 @@ _DEFAULT_FOCAL_RATIO = 1.2
 class Camera:
     """The intrinsics of one image.
 
-    Pixels have their top-left corner at integer coordinates: the centre of the first one is (0.5, 0.5).
+    Pixels have their top-left corner at integer coordinates: the centre of the first is (0.5, 0.5).
 
     Attributes:
-        model: one of `Camera.MODELS`, with COLMAP's parameters in COLMAP's order: focal length(s), principal
-            point, then k | k1 k2 | k1 k2 p1 p2 | k1 k2 k3 k4.
+        model: one of `Camera.MODELS`, with COLMAP's parameters in COLMAP's order: focal length(s),
+            principal point, then k | k1 k2 | k1 k2 p1 p2 | k1 k2 k3 k4.
         width: in pixels.
         height: in pixels.
         params: (P,) float64, in pixels where they have a unit.
-        has_prior_focal: False where the focal length is only a guess, to be estimated with the pose.
+        has_prior_focal: False where the focal length is a guess, to be estimated with the pose.
     """
 
     model: str
@@ -43,23 +53,22 @@ class Camera:
     params: Tensor
     has_prior_focal: bool = True
 
-    MODELS = tuple(_MODELS)
+    MODELS = tuple(_LAYOUTS)
 
     def __post_init__(self) -> None:
-        if self.model not in _MODELS:
-            raise ValueError(f"camera model {self.model} is not one of {', '.join(_MODELS)}")
+        if self.model not in _LAYOUTS:
+            raise ValueError(f"camera model {self.model} is not one of {', '.join(_LAYOUTS)}")
         if self.width < 1 or self.height < 1:
             raise ValueError(f"an image cannot be {self.width}x{self.height} pixels")
-        num_focal, num_distortion = _MODELS[self.model]
-        if self.params.shape != (num_focal + 2 + num_distortion,):
+        num_params = sum(self._layout) + 2
+        if self.params.shape != (num_params,):
             raise ValueError(
-                f"{self.model} takes {num_focal + 2 + num_distortion} parameters, "
-                f"not {tuple(self.params.shape)}"
+                f"{self.model} takes {num_params} parameters, not {tuple(self.params.shape)}"
             )
         if not bool(torch.isfinite(self.params).all()):
             raise ValueError("a camera parameter is not finite")
-        if bool((self.params[:num_focal] <= 0).any()):
-            raise ValueError(f"the focal length is {float(self.params[0]):g}, not positive")
+        if bool((self.focal <= 0).any()):
+            raise ValueError(f"the focal length is {float(self.focal.min()):g}, not positive")
 
     @staticmethod
     def of(model: str, width: int, height: int, params: Sequence[float]) -> Camera:
@@ -80,18 +89,18 @@ class Camera:
     @property
     def focal(self) -> Tensor:
         """(2,): fx, fy in pixels."""
-        return self.params[:2] if _MODELS[self.model][0] == 2 else self.params[:1].expand(2)
+        return self.params[: self._layout.num_focal].expand(2)
 
     @property
     def principal_point(self) -> Tensor:
         """(2,): cx, cy in pixels."""
-        num_focal = _MODELS[self.model][0]
+        num_focal = self._layout.num_focal
         return self.params[num_focal : num_focal + 2]
 
     @property
     def distortion(self) -> Tensor:
         """What follows the principal point; empty for a pinhole camera."""
-        return self.params[_MODELS[self.model][0] + 2 :]
+        return self.params[self._layout.num_focal + 2 :]
 
     @property
     def matrix(self) -> Tensor:
@@ -110,66 +119,58 @@ class Camera:
         }
 
     def img_from_cam(self, points_cam: Tensor) -> Tensor:
-        """Project points (..., 3) to pixels (..., 2). A point with z <= 0 gives NaN."""
-        z = points_cam[..., 2:]
-        front = z > 0
-        plane = points_cam[..., :2] / torch.where(front, z, torch.ones_like(z))
-        pixels = self._distort(plane) * self.focal.to(plane) + self.principal_point.to(plane)
-        return torch.where(front, pixels, torch.full_like(pixels, torch.nan))
+        """Project points (..., 3) to pixels (..., 2).
+
+        A point that the camera cannot see gives NaN: one with z <= 0, or beyond the fold of its
+        `Distortion`, where the polynomial would bring it back into the picture.
+        """
+        # What cannot be seen is replaced before the arithmetic: NaN must not reach the derivatives
+        # of the other points.
+        front = points_cam[..., 2:] > 0
+        safe = torch.where(front, points_cam, 1)
+        plane = safe[..., :2] / safe[..., 2:]
+        if self.model == "OPENCV_FISHEYE":
+            radius = safe_norm(plane)
+            plane = plane * (radius.atan() / radius)
+        if distortion := self._polynomial(plane):
+            front = front & (safe_norm(plane) < distortion.max_radius)
+            plane = distortion(torch.where(front, plane, 0))
+        pixels = plane * self.focal.to(plane) + self.principal_point.to(plane)
+        return torch.where(front, pixels, torch.nan)
 
     def cam_from_img(self, pixels: Tensor) -> Tensor:
-        """Pixels (..., 2) to points (..., 2) of the plane z = 1, with the distortion undone."""
+        """Pixels (..., 2) to points (..., 2) of the plane z = 1, with the distortion undone.
+
+        A pixel that sees no such point gives NaN: one beyond the fold of the distortion, or 90° or
+        more from the axis of a fisheye lens.
+        """
         plane = (pixels - self.principal_point.to(pixels)) / self.focal.to(pixels)
-        if self.model == "OPENCV_FISHEYE":
-            return self._undistort_fisheye(plane)
-        return _solve_fixed_point(self._distort, plane) if len(self.distortion) else plane
-
-    def _distort(self, plane: Tensor) -> Tensor:
-        if not len(self.distortion):
+        if distortion := self._polynomial(plane):
+            plane = distortion.inverse(plane)
+        if self.model != "OPENCV_FISHEYE":
             return plane
-        coefficients = self.distortion.to(plane)
-        x, y = plane.unbind(-1)
-        square = x * x + y * y
-        if self.model == "OPENCV_FISHEYE":
-            radius = square.clamp_min(1e-24).sqrt()
-            theta = radius.atan()
-            return plane * (_fisheye_angle(theta, coefficients) / radius)[..., None]
-        k1 = coefficients[0]
-        k2 = coefficients[1] if len(coefficients) > 1 else torch.zeros_like(k1)
-        radial = plane * (1 + k1 * square + k2 * square * square)[..., None]
-        if self.model != "OPENCV":
-            return radial
-        p1, p2 = coefficients[2], coefficients[3]
-        tangential_x = 2 * p1 * x * y + p2 * (square + 2 * x * x)
-        tangential_y = p1 * (square + 2 * y * y) + 2 * p2 * x * y
-        return radial + torch.stack([tangential_x, tangential_y], dim=-1)
-
-    def _undistort_fisheye(self, plane: Tensor) -> Tensor:
-        coefficients = self.distortion.to(plane)
-        distorted = plane.norm(dim=-1).clamp_min(1e-12)
-        theta = _solve_fixed_point(lambda angle: _fisheye_angle(angle, coefficients), distorted)
-        # At 90 degrees the plane z = 1 ends: such a pixel has no point on it.
-        theta = torch.where(theta < torch.pi / 2, theta, torch.full_like(theta, torch.nan))
-        return plane * (theta.tan() / distorted)[..., None]
+        angle = safe_norm(plane)
+        inside = angle < torch.pi / 2
+        safe = torch.where(inside, angle, 1)
+        return torch.where(inside, plane * (safe.tan() / safe), torch.nan)
 
     def resized(self, width: int, height: int) -> Camera:
         """The camera of the same picture at another size. A change of aspect splits the focal."""
-        scale = torch.tensor([width / self.width, height / self.height], dtype=torch.float64)
-        model = self.model
-        if _MODELS[model][0] == 1 and abs(float(scale[0] / scale[1]) - 1) > 1e-3:
-            model, distortion = _with_two_focals(model, self.distortion)
-            focal = self.focal * scale
-        else:
-            distortion = self.distortion
-            focal = (self.focal * scale)[: _MODELS[model][0]]
+        scale = self.params.new_tensor([width / self.width, height / self.height])
+        model, distortion = self.model, self.distortion
+        if self._layout.num_focal == 1 and width * self.height != height * self.width:
+            model = "OPENCV" if len(distortion) else "PINHOLE"
+            missing = sum(_LAYOUTS[model][1:]) - len(distortion)
+            distortion = torch.cat([distortion, distortion.new_zeros(missing)])
+        focal = (self.focal * scale)[: _LAYOUTS[model].num_focal]
         params = torch.cat([focal, self.principal_point * scale, distortion])
         return replace(self, model=model, width=width, height=height, params=params)
 
     def cropped(self, left: int, top: int, width: int, height: int) -> Camera:
         """The camera of the rectangle whose top-left pixel is (left, top)."""
-        shift = torch.tensor([left, top], dtype=torch.float64)
-        num_focal = _MODELS[self.model][0]
-        params = torch.cat([self.params[:num_focal], self.principal_point - shift, self.distortion])
+        shift = self.params.new_tensor([left, top])
+        focal = self.params[: self._layout.num_focal]
+        params = torch.cat([focal, self.principal_point - shift, self.distortion])
         return replace(self, width=width, height=height, params=params)
 
     def rotated(self, quarter_turns: int) -> Camera:
@@ -179,46 +180,36 @@ class Camera:
         """
         camera = self
         for _ in range(quarter_turns % 4):
-            (fx, fy), (cx, cy) = camera.focal, camera.principal_point
-            focal = [fy, fx][: _MODELS[self.model][0]]
-            distortion = list(camera.distortion)
-            if self.model == "OPENCV":
+            (cx, cy), distortion = camera.principal_point, camera.distortion
+            if self._layout.num_tangential:
                 k1, k2, p1, p2 = distortion
-                distortion = [k1, k2, p2, -p1]
-            params = torch.stack([*focal, camera.height - cy, cx, *distortion])
+                distortion = torch.stack([k1, k2, p2, -p1])
+            focal = camera.focal.flip(0)[: self._layout.num_focal]
+            params = torch.cat([focal, torch.stack([camera.height - cy, cx]), distortion])
             camera = replace(camera, width=camera.height, height=camera.width, params=params)
         return camera
 
     def with_focal(self, focal: float, *, has_prior_focal: bool = True) -> Camera:
         """The same camera with another focal length in pixels (both, where it has two)."""
-        num_focal = _MODELS[self.model][0]
+        num_focal = self._layout.num_focal
         params = torch.cat([self.params.new_full((num_focal,), focal), self.params[num_focal:]])
         return replace(self, params=params, has_prior_focal=has_prior_focal)
 
+    @property
+    def _layout(self) -> _Layout:
+        return _LAYOUTS[self.model]
 
-def _with_two_focals(model: str, distortion: Tensor) -> tuple[str, Tensor]:
-    if model == "SIMPLE_PINHOLE":
-        return "PINHOLE", distortion
-    return "OPENCV", torch.cat([distortion, distortion.new_zeros(4 - len(distortion))])
+    def _polynomial(self, like: Tensor) -> Distortion | None:
+        """The distortion in the type of `like`; None for a pinhole camera.
 
-
-def _fisheye_angle(theta: Tensor, coefficients: Tensor) -> Tensor:
-    """Distorted angle: theta (1 + k1 theta² + k2 theta⁴ + k3 theta⁶ + k4 theta⁸)."""
-    square = theta * theta
-    series = torch.ones_like(theta)
-    for power, coefficient in enumerate(coefficients, start=1):
-        series = series + coefficient * square**power
-    return theta * series
-
-
-def _solve_fixed_point(
-    distort: Callable[[Tensor], Tensor], target: Tensor, max_rounds: int = 100
-) -> Tensor:
-    """The x with distort(x) = target, by x <- x + target - distort(x); distortion is near identity."""
-    solution = target
-    for _ in range(max_rounds):
-        step = target - distort(solution)
-        solution = solution + step
-        if float(step.abs().nan_to_num(0.0).amax() if step.numel() else 0.0) < 1e-12:
-            break
-    return solution
+        It acts on the plane z = 1, or for a fisheye lens on the points of the same direction that
+        are as far from the middle as their ray is from the optical axis, in radians.
+        """
+        num_radial, num_tangential = self._layout.num_radial, self._layout.num_tangential
+        if not num_radial:
+            return None
+        distortion = self.distortion.to(like)
+        return Distortion(
+            radial=distortion[:num_radial],
+            tangential=distortion[num_radial:] if num_tangential else distortion.new_zeros(2),
+        )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import roma
 import torch
 from torch import Tensor
 
-# Below this angle the closed forms lose digits and their Taylor series are exact in float64.
-_SMALL_ANGLE_RAD = 1e-4
+# Below this angle (θ - sin θ) / θ³ loses digits, and two terms of its series are enough.
+_SMALL_ANGLE_RAD = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +48,25 @@ class Rigid3d:
         Rotations are re-orthonormalised (files carry few digits; 7-Scenes is off by 4e-4).
 
         Raises:
-            ValueError: a value is not finite, or the rotation part is further than `max_deviation`
-                (largest element of R Rᵀ - I) from a rotation, or is a reflection.
+            ValueError: the shape is another, a value is not finite, the last row is not 0 0 0 1, or
+                the rotation part is further than `max_deviation` (largest element of R Rᵀ - I) from
+                a rotation, or is a reflection.
         """
+        if matrix.shape[-2:] not in {(3, 4), (4, 4)}:
+            raise ValueError(f"a pose matrix is 3x4 or 4x4, not {tuple(matrix.shape)}")
         rotation, translation = matrix[..., :3, :3], matrix[..., :3, 3]
-        if not bool(torch.isfinite(matrix[..., :3, :]).all()):
+        if not bool(matrix.isfinite().all()):
             raise ValueError("the pose has values that are not finite")
+        if bool(((matrix[..., 3:, :] - matrix.new_tensor([0, 0, 0, 1])).abs() > 1e-6).any()):
+            raise ValueError("the last row of the pose matrix is not 0 0 0 1: is it transposed?")
         eye = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
-        deviation = (rotation @ rotation.mT - eye).abs().amax()
-        if deviation > max_deviation:
-            raise ValueError(f"R Rᵀ differs from the identity by {float(deviation):.3g}")
+        deviation = (rotation @ rotation.mT - eye).abs()
+        if bool((deviation > max_deviation).any()):
+            raise ValueError(f"R Rᵀ differs from the identity by {float(deviation.max()):.3g}")
         if bool((torch.linalg.det(rotation) < 0).any()):
             raise ValueError("the rotation part is a reflection (determinant -1)")
-        return Rigid3d(roma.special_procrustes(rotation), translation)
+        nearest = cast(Tensor, roma.special_procrustes(rotation))
+        return Rigid3d(nearest, translation)
 
     @staticmethod
     def from_quat_wxyz(quat_wxyz: Tensor, translation: Tensor) -> Rigid3d:
@@ -80,7 +87,8 @@ class Rigid3d:
     def exp(tangent: Tensor) -> Rigid3d:
         """The exponential map of SE(3). `tangent` (..., 6): rotation (rad), then translation."""
         omega, rho = tangent[..., :3], tangent[..., 3:]
-        return Rigid3d(roma.rotvec_to_rotmat(omega), (_left_jacobian(omega) @ rho[..., None])[..., 0])
+        translation = (_left_jacobian(omega) @ rho[..., None])[..., 0]
+        return Rigid3d(roma.rotvec_to_rotmat(omega), translation)
 
     def log(self) -> Tensor:
         """The inverse of `exp`: (..., 6), rotation (rad, at most π) then translation."""
@@ -120,13 +128,17 @@ class Rigid3d:
         if isinstance(other, Rigid3d):
             moved = (self.rotation @ other.translation[..., None])[..., 0] + self.translation
             return Rigid3d(self.rotation @ other.rotation, moved)
+        if other.dim() < 2:
+            raise ValueError(f"a transform moves points (..., N, 3), not {tuple(other.shape)}")
         return other @ self.rotation.mT + self.translation[..., None, :]
 
     def __getitem__(self, index: Any) -> Rigid3d:
-        """Index the batch axes."""
-        # Indices address batch axes only: an Ellipsis or a short tuple must not reach the matrix axes.
-        flat = self.matrix[index]
-        return Rigid3d(flat[..., :3, :3], flat[..., :3, 3])
+        """Index the batch axes as a tensor's: with numbers, slices, masks, lists, `...` or None."""
+        # By way of positions: an index with an Ellipsis must not reach the axes of the matrices.
+        device, batch_shape = self.translation.device, self.batch_shape
+        positions = torch.arange(batch_shape.numel(), device=device).reshape(batch_shape)[index]
+        rotations, translations = self.rotation.reshape(-1, 3, 3), self.translation.reshape(-1, 3)
+        return Rigid3d(rotations[positions], translations[positions])
 
     def to(self, *args: Any, **kwargs: Any) -> Rigid3d:
         """As `Tensor.to`, for both parts."""
@@ -146,7 +158,8 @@ def _left_jacobian(omega: Tensor) -> Tensor:
     angle = omega.norm(dim=-1)[..., None, None]
     small = angle < _SMALL_ANGLE_RAD
     safe = torch.where(small, torch.ones_like(angle), angle)
-    first = torch.where(small, 0.5 - angle**2 / 24, (1 - safe.cos()) / safe**2)
+    # (1 - cos θ) / θ², without the difference that loses digits.
+    first = torch.sinc(angle / (2 * math.pi)) ** 2 / 2
     second = torch.where(small, 1 / 6 - angle**2 / 120, (safe - safe.sin()) / safe**3)
     cross = skew(omega)
     eye = torch.eye(3, dtype=omega.dtype, device=omega.device)
@@ -154,7 +167,7 @@ def _left_jacobian(omega: Tensor) -> Tensor:
 
 
 def skew(vector: Tensor) -> Tensor:
-    """(..., 3) to the matrices (..., 3, 3) with skew(a) @ b = a × b."""
+    """The matrices (..., 3, 3) that multiply by vectors (..., 3): the cross product a × b."""
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     rows = [zero, -z, y, z, zero, -x, -y, x, zero]

@@ -13,8 +13,8 @@ from reloc.geometry.rigid3d import Rigid3d
 def angle_between_rad(rotation_a: Tensor, rotation_b: Tensor) -> Tensor:
     """The angle (...) in [0, π] of the rotation between (..., 3, 3) and (..., 3, 3).
 
-    By atan2 of the sine and the cosine: acos((trace - 1) / 2) is exactly 0 below 0.02° in float32 and has no
-    gradient there.
+    By atan2 of the sine and the cosine: acos((trace - 1) / 2) is exactly 0 below 0.02° in float32
+    and has no gradient there.
     """
     relative = rotation_a @ rotation_b.mT
     vee = torch.stack(

@@ -1,4 +1,4 @@
-"""The table of methods: a name to the module whose `METHOD` is its row, imported when it is used."""
+"""The table of methods: a name to the module whose `METHOD` is its row, imported on use."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ class LocalFeatures:
 
     Attributes:
         keypoints_N2: float32 pixels; the centre of the top-left pixel is (0.5, 0.5).
-        descriptors_ND: uint8. SIFT: RootSIFT times 512, D = 128, compared by L2. ORB: 256 bits in D = 32
+        descriptors_ND: uint8. SIFT: RootSIFT times 512, D = 128, compared by L2. ORB: 256 bits in
+            D = 32
             bytes, compared by Hamming distance.
         scales_N: float32, diameter of the described region in pixels.
     """
@@ -45,11 +46,11 @@ def extract_features(image: Tensor, kind: FeatureKind, max_keypoints: int) -> Lo
     """
     gray = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
     if kind == "sift":
-        detector = cv2.SIFT_create(
+        detector = cv2.SIFT.create(
             nfeatures=max_keypoints, contrastThreshold=_SIFT_CONTRAST_THRESHOLD
         )
     else:
-        detector = cv2.ORB_create(nfeatures=max_keypoints)
+        detector = cv2.ORB.create(nfeatures=max_keypoints)
     keypoints, descriptors = detector.detectAndCompute(gray, None)
     if descriptors is None or not len(keypoints):
         empty = torch.zeros(0)
@@ -68,7 +69,32 @@ def extract_features(image: Tensor, kind: FeatureKind, max_keypoints: int) -> Lo
     )
 
 
+def as_vectors(descriptors_ND: Tensor) -> Tensor:
+    """Descriptors as float32 vectors (N, 128 | 256) of about unit length, to compare by L2."""
+    if descriptors_ND.shape[1] == 128:
+        return descriptors_ND.float() / 512
+    bits = np.unpackbits(descriptors_ND.numpy(), axis=1).astype(np.float32)
+    return torch.from_numpy(bits / 16)
+
+
+def mean_descriptors(descriptors_TD: Tensor, group_T: Tensor, num_groups: int) -> Tensor:
+    """The middle (num_groups, D) uint8 of each group of descriptors: mean, or majority of bits.
+
+    Args:
+        descriptors_TD: uint8, of the observations.
+        group_T: int64, the group of each; every group has at least one.
+        num_groups: how many groups there are.
+    """
+    vectors = as_vectors(descriptors_TD)
+    sums = vectors.new_zeros(num_groups, vectors.shape[1]).index_add_(0, group_T, vectors)
+    if descriptors_TD.shape[1] == 128:
+        return (512 * torch.nn.functional.normalize(sums)).round().clamp(max=255).to(torch.uint8)
+    count = torch.bincount(group_T, minlength=num_groups)
+    majority = sums * 16 > count[:, None] / 2
+    return torch.from_numpy(np.packbits(majority.numpy(), axis=1))
+
+
 def _root_sift(descriptors: np.ndarray) -> np.ndarray:
-    """L1-normalise, take the square root, store as uint8: unit vectors times 512, as COLMAP does."""
+    """L1-normalise, take the square root, store as uint8 times 512, as COLMAP does."""
     total = np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-6)
     return np.minimum(np.rint(512 * np.sqrt(descriptors / total)), 255).astype(np.uint8)

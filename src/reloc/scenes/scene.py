@@ -21,8 +21,10 @@ class Query:
     Attributes:
         name: unique within its scene.
         image: (3, H, W) uint8 RGB.
-        camera: its intrinsics; `has_prior_focal` False means that the focal length is to be estimated.
-        depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where unknown.
+        camera: its intrinsics; `has_prior_focal` False means that the focal length is to be
+            estimated.
+        depth: (H, W) float32 metres along the optical axis, registered to the image, 0 where
+            unknown.
         sequence: name of the video it is a frame of; "" for a single photo.
         timestamp_s: seconds, on the clock of its sequence.
     """
@@ -83,13 +85,13 @@ class View:
         """(H, W) float32 metres, 0 where unknown; None where the view has no depth."""
         return None if self.depth_reader is None else self.depth_reader()
 
-    def query(self) -> Query:
+    def query(self, *, with_depth: bool = True) -> Query:
         """The view as a localizer sees it: without its pose."""
         return Query(
             name=self.name,
             image=self.read_image(),
             camera=self.camera,
-            depth=self.read_depth(),
+            depth=self.read_depth() if with_depth else None,
             sequence=self.sequence,
             timestamp_s=self.timestamp_s,
         )
@@ -103,10 +105,13 @@ class Scene:
         name: for tables and file names.
         mapping: the views that a map is built from.
         queries: the views that are asked about; their poses serve evaluation only.
-        ground_truth: where the poses come from: "sfm", "d-slam", "mocap", "synthetic", "ins", "given".
+        ground_truth: where the poses come from: "sfm", "d-slam", "mocap", "synthetic", "ins",
+            "given".
         metric: False where lengths are in arbitrary units; they are then printed in "units".
         layout: the file layout that it was read from, as in `scenes.LAYOUTS`.
         notes: what the loader left out, repaired or assumed, a line each, for people.
+        render: what a camera would see from a pose cam_from_world, (3, H, W) uint8 RGB; None where
+            the scene is known from its images only.
     """
 
     name: str
@@ -116,6 +121,7 @@ class Scene:
     metric: bool = True
     layout: str = ""
     notes: Sequence[str] = ()
+    render: Callable[[Camera, Rigid3d], Tensor] | None = None
 
     def __post_init__(self) -> None:
         counts = Counter(view.name for view in (*self.mapping, *self.queries))

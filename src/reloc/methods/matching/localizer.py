@@ -1,0 +1,118 @@
+"""Asking a map of points: similar views, matches with the points they saw, a pose; then once more.
+
+The second round looks for every point of the map that the first pose puts into the picture, near
+where it should be. That finds the points whose descriptors alone were not distinctive (Sattler et
+al., "Efficient and effective prioritized matching for large-scale image-based localization", TPAMI
+2017, has the idea).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.estimation.absolute import AbsolutePose, estimate_absolute_pose
+from reloc.estimation.matching import descriptor_distance, match_nearest
+from reloc.geometry.camera import Camera
+from reloc.methods.matching.family import MatchingConfig, reduced
+from reloc.methods.matching.point_map import PointMap
+from reloc.nn.descriptors.vlad import aggregate
+from reloc.nn.local_features import LocalFeatures, as_vectors, extract_features
+from reloc.scenes.scene import Query
+
+# Keypoints compared with a point that is looked for near its projection.
+_NUM_NEAR = 4
+# Distances above which two descriptors are of different things: RootSIFT of length 512, bits of
+# ORB.
+_MAX_DESCRIPTOR_DISTANCE = {"sift": 360.0, "orb": 64.0}
+
+
+class MatchingLocalizer:
+    """Answers queries from a map of points, each query for itself."""
+
+    def __init__(self, tensors: Tensors, config: MatchingConfig, run: Run) -> None:
+        self._map = PointMap.from_tensors(tensors)
+        self._config = config
+        self._seed = run.seed
+
+    def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
+        """One estimate for each query, in order."""
+        return [self._localize_one(query) for query in queries]
+
+    def _localize_one(self, query: Query) -> PoseEstimate:
+        image, camera = reduced(query.image, query.camera, self._config.max_side_px)
+        features = extract_features(image, self._config.features, self._config.max_keypoints)
+        first = self._first_pose(features, camera)
+        if first is None:
+            return PoseEstimate(None)
+        matches_M2 = self._guided_matches(features, first)
+        final = self._pose(features, matches_M2, first.camera, self._config.max_guided_error_px)
+        if final is None or final.num_inliers < self._config.min_inliers:
+            return PoseEstimate(None)
+        return PoseEstimate(
+            cam_from_world=self._map.to_world(final.cam_from_world),
+            covariance=final.covariance,
+            num_inliers=final.num_inliers,
+            camera=None
+            if camera.has_prior_focal
+            else final.camera.resized(query.camera.width, query.camera.height),
+            reference=self._map.view_that_saw_most(matches_M2[final.inliers_N, 1]),
+        )
+
+    def _first_pose(self, features: LocalFeatures, camera: Camera) -> AbsolutePose | None:
+        vector_L = aggregate(as_vectors(features.descriptors_ND), self._map.vocabulary_KD)
+        views = self._map.similar_views(vector_L, self._config.num_retrieved)
+        seen_P = self._map.points_seen_by(views)
+        matches_M2 = match_nearest(
+            features.descriptors_ND, self._map.descriptors_ND[seen_P], self._config.max_ratio
+        )
+        matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
+        return self._pose(features, matches_M2, camera, self._config.max_error_px)
+
+    def _guided_matches(self, features: LocalFeatures, pose: AbsolutePose) -> Tensor:
+        """Pairs (M, 2) of keypoints and points that project near them, each at most once."""
+        pixels_N2 = pose.camera.img_from_cam(pose.cam_from_world @ self._map.points_N3.double())
+        size = torch.tensor([pose.camera.width, pose.camera.height])
+        visible_P = ((pixels_N2 >= 0) & (pixels_N2 < size)).all(1).nonzero()[:, 0]
+        near_P4 = torch.from_numpy(
+            KDTree(features.keypoints_N2.numpy()).query(
+                pixels_N2[visible_P].numpy(),
+                k=_NUM_NEAR,
+                distance_upper_bound=self._config.guided_radius_px,
+            )[1]
+        )
+        # Where there are fewer, the tree gives an index past the end.
+        point_C, slot_C = (near_P4 < len(features)).nonzero(as_tuple=True)
+        keypoint_C, point_C = near_P4[point_C, slot_C], visible_P[point_C]
+        distance_C = descriptor_distance(
+            features.descriptors_ND[keypoint_C], self._map.descriptors_ND[point_C]
+        )
+        order_C = distance_C.argsort(stable=True)
+        order_C = order_C[distance_C[order_C] < _MAX_DESCRIPTOR_DISTANCE[self._config.features]]
+        order_C = order_C[_first_of_each(point_C[order_C])]
+        order_C = order_C[_first_of_each(keypoint_C[order_C])]
+        return torch.stack([keypoint_C[order_C], point_C[order_C]], dim=1)
+
+    def _pose(
+        self, features: LocalFeatures, matches_M2: Tensor, camera: Camera, max_error_px: float
+    ) -> AbsolutePose | None:
+        return estimate_absolute_pose(
+            features.keypoints_N2[matches_M2[:, 0]],
+            self._map.points_N3[matches_M2[:, 1]],
+            camera,
+            max_error_px,
+            self._seed,
+        )
+
+
+def _first_of_each(values_N: Tensor) -> Tensor:
+    """Sorted positions of the first occurrence of each value."""
+    _, inverse_N = values_N.unique(return_inverse=True)
+    positions_N = torch.arange(len(values_N))
+    first = torch.full((int(inverse_N.max()) + 1 if len(values_N) else 0,), len(values_N))
+    first = first.scatter_reduce(0, inverse_N, positions_N, "amin")
+    return first.sort().values

@@ -1,0 +1,23 @@
+"""The classical pipeline: SIFT or ORB points, triangulated from known poses, found by matching."""
+
+from dataclasses import replace
+
+from reloc.contract import Method
+from reloc.methods.matching.family import MatchingConfig, build_map
+from reloc.methods.matching.localizer import MatchingLocalizer
+
+METHOD = Method(
+    name="sift",
+    family="matching",
+    summary="SIFT points triangulated from the known poses, 2D-3D matching, robust PnP.",
+    paper="Lowe, Distinctive image features from scale-invariant keypoints, IJCV 2004; "
+    "Sattler et al., Efficient and effective prioritized matching, TPAMI 2017",
+    config=MatchingConfig,
+    tiny=MatchingConfig(max_keypoints=500, pairs_by_pose=4, pairs_by_retrieval=2, vocabulary=16),
+    build_map=build_map,
+    localizer=MatchingLocalizer,
+    presets={
+        "orb": replace(MatchingConfig(), features="orb", max_keypoints=4000, max_ratio=0.9),
+    },
+    uses_depth=True,
+)

@@ -1,0 +1,1 @@
+"""Descriptors of whole images: vectors whose inner product says how alike two images are."""
