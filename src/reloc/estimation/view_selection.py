@@ -14,7 +14,7 @@ def select_distinct_views(
 ) -> list[int]:
     """Views that add something: the frames of a video that differ, and all photos of a collection.
 
-    In order, a view is left out where one that is kept is nearer than `min_distance` times the
+    In order, a view is left out where one that is kept is within `min_distance` times the
     extent of the camera centres, and turned by less than `min_angle_deg` from it.
 
     Args:
@@ -30,7 +30,7 @@ def select_distinct_views(
         angle_deg = torch.rad2deg(
             angle_between_rad(cam_from_world.rotation[kept], cam_from_world.rotation[index])
         )
-        if not bool(((distance < radius) & (angle_deg < min_angle_deg)).any()):
+        if not bool(((distance <= radius) & (angle_deg < min_angle_deg)).any()):
             kept.append(index)
     return kept
 
