@@ -1,312 +1,62 @@
-"""The matching family: its settings, and how its maps are built.
-
-Local features of distinct views are matched along pairs that the poses and the image index
-propose, and triangulated with the poses held fixed. `localizer.py` asks the map.
-"""
+"""The matching family: scene points with descriptors, found again in the query."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
 
-import cv2
 import torch
-from torch import Tensor
 
-from reloc.contract import Run, Tensors
-from reloc.estimation.matching import match_mutual
-from reloc.estimation.triangulation import Points, triangulate
-from reloc.estimation.view_selection import pairs_by_pose, select_distinct_views, unique_pairs
-from reloc.geometry.camera import Camera
-from reloc.geometry.epipolar import epipolar_error_px
+from reloc.contract import Localizer, Run, Tensors
+from reloc.estimation.view_selection import select_distinct_views
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.input_error import InputError
+from reloc.methods.matching.config import MatchingConfig
+from reloc.methods.matching.localizer import MatchingLocalizer
+from reloc.methods.matching.mapping import build_point_map
 from reloc.methods.matching.point_map import PointMap
-from reloc.nn.descriptors.vlad import aggregate, learn_vocabulary
-from reloc.nn.local_features import (
-    FeatureKind,
-    LocalFeatures,
-    as_vectors,
-    extract_features,
-    mean_descriptors,
-)
 from reloc.scenes.scene import View
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-Matches = dict[tuple[int, int], Tensor]
-
-# Fewer matches between two views are chance.
-_MIN_PAIR_MATCHES = 8
-# Descriptors from which the image index learns its words.
-_MAX_VOCABULARY_SAMPLES = 50_000
-# Around a keypoint, depth that varies by more than this share belongs to an edge, or to noise.
-_MAX_DEPTH_SPREAD = 0.03
-
-
-@dataclass(frozen=True)
-class MatchingConfig:
-    """Settings of a feature-matching map."""
-
-    features: FeatureKind = "sift"
-    """Detector and descriptor."""
-    max_side_px: int = 1024
-    """Larger images are reduced to this longer side; errors in pixels are of the reduced image."""
-    max_keypoints: int = 2000
-    """Strongest keypoints kept in each image."""
-    min_view_distance: float = 0.015
-    """A mapping view is left out where one that is kept is nearer than this share of the scene's
-    extent, and turned by less than min_view_angle_deg from it."""
-    min_view_angle_deg: float = 3.0
-    """See min_view_distance."""
-    pairs_by_pose: int = 8
-    """Views matched with each view because they look the same way from near by."""
-    pairs_by_retrieval: int = 4
-    """Views matched with each view because they look alike."""
-    max_pair_angle_deg: float = 60.0
-    """Largest angle between the optical axes of two views that are matched."""
-    max_ratio: float = 0.85
-    """Nearest over second nearest descriptor distance up to which a match counts as distinctive."""
-    max_epipolar_error_px: float = 2.0
-    """How far a match may be from the epipolar geometry of the known poses."""
-    max_point_error_px: float = 3.0
-    """Reprojection error up to which an observation belongs to a point."""
-    min_ray_angle_deg: float = 1.5
-    """Least angle between the rays of a point: below it the depth is uncertain."""
-    depth: bool = False
-    """Also take points from the mapping views' depth maps, where triangulation gives none. They
-    must belong to the same reconstruction as the poses: on 7-Scenes, use the d-slam ground
-    truth."""
-    vocabulary: int = 64
-    """Words of the image index."""
-    num_retrieved: int = 20
-    """Similar mapping views whose points a query is matched with."""
-    max_error_px: float = 8.0
-    """Reprojection error up to which a correspondence agrees with a first pose."""
-    guided_radius_px: float = 6.0
-    """How far from its projection under the first pose a point is looked for."""
-    max_guided_error_px: float = 4.0
-    """Reprojection error up to which a correspondence agrees with the final pose."""
-    min_inliers: int = 12
-    """With fewer agreeing correspondences a query is declined."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_side_px", "max_keypoints", "vocabulary", "num_retrieved", "min_inliers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 < self.max_ratio <= 1:
-            raise ValueError(f"max_ratio is {self.max_ratio}; it must be in (0, 1]")
+# Spare mapping views that are asked for, to learn how far the covariances are to be trusted.
+_NUM_TRIALS = 24
+# Of the squared Mahalanobis distance in six dimensions (chi-square).
+_MEDIAN_CHI_SQUARE_6 = 5.348
 
 
 def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensors:
-    """Match and triangulate the mapping views: the tensors of a `PointMap`.
+    """Build a map of the distinct views, and try it on some of the others.
 
     Raises:
         InputError: an image cannot be read, or no point is seen by two views.
     """
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
-    views, num_given = [views[index] for index in kept], len(views)
-    origin_3 = poses.inverse().translation.mean(0)
-    cam_from_map = poses[kept] @ Rigid3d(torch.eye(3, dtype=torch.float64), origin_3)
-
-    described = _in_threads(lambda view: _describe(view, config), views, run, "features")
-    cameras = [camera for camera, _ in described]
-    features = [found for _, found in described]
-    vectors = [as_vectors(found.descriptors_ND) for found in features]
-    vocabulary_KD = _learn_vocabulary(vectors, config.vocabulary, run.seed)
-    image_vectors_VL = torch.stack([aggregate(vector, vocabulary_KD) for vector in vectors])
-
-    pairs = _propose_pairs(cam_from_map, image_vectors_VL, config)
-    matches = _match(pairs, cameras, cam_from_map, features, config, run)
-    points = triangulate(
-        cameras,
-        cam_from_map,
-        [found.keypoints_N2 for found in features],
-        matches,
-        config.max_point_error_px,
-        config.min_ray_angle_deg,
-        run.seed,
-    )
-    run.log.info(
-        f"{len(views)} of {num_given} views are distinct, {len(matches)} of {len(pairs)} pairs "
-        f"match, {len(points)} points from {len(points.track_point_T)} observations"
-    )
-    if config.depth:
-        points = _add_points_from_depth(points, views, cameras, cam_from_map, features, matches)
-        run.log.info(f"{len(points)} points with those of the depth maps")
-    if not len(points):
-        raise InputError(
-            f"no point is seen by two of the {len(views)} mapping views: the poses do not fit the "
-            "images, or the images lack texture; `reloc doctor SCENE` tells which"
-        )
-    names = [view.name for view in views]
-    return _pack(points, features, names, vocabulary_KD, image_vectors_VL, origin_3).tensors()
+    spare = sorted(set(range(len(views))) - set(kept))
+    run.log.info(f"{len(kept)} of {len(views)} views are distinct")
+    point_map = build_point_map([views[index] for index in kept], config, run)
+    trials = [views[index] for index in spare[:: -(-len(spare) // _NUM_TRIALS) or 1]]
+    scale = _covariance_scale(MatchingLocalizer(point_map, 1.0, config, run), trials, run)
+    run.log.info(f"errors of {len(trials)} spare views are {scale**0.5:.1f} times their sigmas")
+    return {**point_map.tensors(), "covariance_scale": torch.tensor(scale)}
 
 
-def reduced(image: Tensor, camera: Camera, max_side_px: int) -> tuple[Tensor, Camera]:
-    """An image (3, H, W) uint8 and its camera, no larger than `max_side_px`."""
-    scale = max_side_px / max(image.shape[-2:])
-    if scale >= 1:
-        return image, camera
-    width, height = (max(1, round(side * scale)) for side in (camera.width, camera.height))
-    pixels = cv2.resize(
-        image.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_AREA
-    )
-    return torch.from_numpy(pixels).permute(2, 0, 1), camera.resized(width, height)
+def open_map(tensors: Tensors, config: MatchingConfig, run: Run) -> Localizer:
+    """The localizer of what `build_map` returned."""
+    tensors = dict(tensors)
+    scale = float(tensors.pop("covariance_scale"))
+    return MatchingLocalizer(PointMap.from_tensors(tensors), scale, config, run)
 
 
-def _describe(view: View, config: MatchingConfig) -> tuple[Camera, LocalFeatures]:
-    image, camera = reduced(view.read_image(), view.camera, config.max_side_px)
-    return camera, extract_features(image, config.features, config.max_keypoints)
+def _covariance_scale(localizer: Localizer, trials: Sequence[View], run: Run) -> float:
+    """By how much covariances must grow to explain the errors of mapping views left out of the map.
 
-
-def _in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], run: Run, description: str
-) -> list[Result]:
-    """Results in order. OpenCV, faiss and file reading let go of the interpreter's lock."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        try:
-            return list(run.progress.track(pool.map(work, items), description, total=len(items)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _learn_vocabulary(vectors: Sequence[Tensor], num_words: int, seed: int) -> Tensor:
-    vectors_ND = torch.cat(list(vectors))
-    if not len(vectors_ND):
-        raise InputError("no mapping image has a single keypoint: they lack texture or are black")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(vectors_ND), generator=generator)[:_MAX_VOCABULARY_SAMPLES]
-    return learn_vocabulary(vectors_ND[chosen], num_words, seed)
-
-
-def _propose_pairs(
-    cam_from_map: Rigid3d, image_vectors_VL: Tensor, config: MatchingConfig
-) -> list[tuple[int, int]]:
-    by_pose_P2 = pairs_by_pose(cam_from_map, config.pairs_by_pose, config.max_pair_angle_deg)
-    similarity_VV = (image_vectors_VL @ image_vectors_VL.T).fill_diagonal_(-torch.inf)
-    alike_VK = similarity_VV.topk(min(config.pairs_by_retrieval, len(similarity_VV) - 1)).indices
-    views_VK = torch.arange(len(alike_VK))[:, None].expand_as(alike_VK)
-    by_retrieval_P2 = torch.stack([views_VK.flatten(), alike_VK.flatten()], dim=1)
-    pairs_P2 = unique_pairs(torch.cat([by_pose_P2, by_retrieval_P2]))
-    return [(first, second) for first, second in pairs_P2.tolist()]
-
-
-def _match(
-    pairs: Sequence[tuple[int, int]],
-    cameras: Sequence[Camera],
-    cam_from_map: Rigid3d,
-    features: Sequence[LocalFeatures],
-    config: MatchingConfig,
-    run: Run,
-) -> Matches:
-    """Matches that fit the poses, of the pairs that have enough of them."""
-
-    def match(pair: tuple[int, int]) -> Tensor:
-        first, second = pair
-        one, other = features[first], features[second]
-        matches_M2 = match_mutual(one.descriptors_ND, other.descriptors_ND, config.max_ratio)
-        error_px_M = epipolar_error_px(
-            one.keypoints_N2[matches_M2[:, 0]].double(),
-            other.keypoints_N2[matches_M2[:, 1]].double(),
-            cameras[first],
-            cameras[second],
-            cam_from_map[second] @ cam_from_map[first].inverse(),
-        )
-        return matches_M2[error_px_M < config.max_epipolar_error_px]
-
-    found = zip(pairs, _in_threads(match, pairs, run, "matching"), strict=True)
-    return {pair: matches for pair, matches in found if len(matches) >= _MIN_PAIR_MATCHES}
-
-
-def _add_points_from_depth(
-    points: Points,
-    views: Sequence[View],
-    cameras: Sequence[Camera],
-    cam_from_map: Rigid3d,
-    features: Sequence[LocalFeatures],
-    matches: Matches,
-) -> Points:
-    """Points for keypoints that have a depth and no point yet, one for keypoints that match."""
-    point_of = [torch.full((len(found),), -1) for found in features]
-    for point, view, keypoint in zip(
-        *(column.tolist() for column in (points.track_point_T, points.track_view_T,
-                                         points.track_keypoint_T)), strict=True
-    ):  # fmt: skip
-        point_of[view][keypoint] = point
-    world, tracks = [points.world_N3], [torch.stack(
-        [points.track_point_T, points.track_view_T, points.track_keypoint_T], dim=1
-    )]  # fmt: skip
-    num_points = len(points)
-    for index, view in enumerate(views):
-        depth = view.read_depth()
-        if depth is None:
-            continue
-        keypoints_K2 = features[index].keypoints_N2
-        depth_K = _depth_at(depth, keypoints_K2, cameras[index])
-        new_K = ((depth_K > 0) & (point_of[index] < 0)).nonzero()[:, 0]
-        rays_K2 = cameras[index].cam_from_img(keypoints_K2[new_K].double())
-        rays_K3 = torch.nn.functional.pad(rays_K2, (0, 1), value=1.0)
-        world.append(cam_from_map[index].inverse() @ (rays_K3 * depth_K[new_K, None]))
-        point_of[index][new_K] = torch.arange(num_points, num_points + len(new_K))
-        seen = [(num_points + row, index, int(keypoint)) for row, keypoint in enumerate(new_K)]
-        # The same point in later views must not become a second one.
-        for (first, second), pairs in matches.items():
-            if index in (first, second):
-                here, there = (0, 1) if index == first else (1, 0)
-                other = second if index == first else first
-                fresh = (point_of[index][pairs[:, here]] >= num_points) & (
-                    point_of[other][pairs[:, there]] < 0
-                )
-                point_of[other][pairs[fresh, there]] = point_of[index][pairs[fresh, here]]
-                seen += [
-                    (int(point_of[other][keypoint]), other, int(keypoint))
-                    for keypoint in pairs[fresh, there]
-                ]
-        tracks.append(torch.tensor(seen, dtype=torch.int64).reshape(-1, 3))
-        num_points += len(new_K)
-    return Points(torch.cat(world), *torch.cat(tracks).unbind(1))
-
-
-def _depth_at(depth_HW: Tensor, keypoints_K2: Tensor, camera: Camera) -> Tensor:
-    """Depth (K,) float64 under keypoints; 0 where it is unknown or varies within 3x3 pixels."""
-    height, width = depth_HW.shape
-    scale = torch.tensor([width / camera.width, height / camera.height])
-    column_K, row_K = (keypoints_K2 * scale).long().unbind(1)
-    around_9HW = torch.nn.functional.unfold(
-        torch.nn.functional.pad(depth_HW[None, None], (1, 1, 1, 1), mode="replicate"), 3
-    ).reshape(9, height, width)
-    around_9K = around_9HW[:, row_K.clamp(0, height - 1), column_K.clamp(0, width - 1)].double()
-    nearest_K, farthest_K = around_9K.amin(0), around_9K.amax(0)
-    sound_K = (nearest_K > 0) & (farthest_K - nearest_K < _MAX_DEPTH_SPREAD * farthest_K)
-    return around_9K.median(0).values * sound_K
-
-
-def _pack(
-    points: Points,
-    features: Sequence[LocalFeatures],
-    names: list[str],
-    vocabulary_KD: Tensor,
-    image_vectors_VL: Tensor,
-    origin_3: Tensor,
-) -> PointMap:
-    starts_V = torch.tensor([0, *(len(found) for found in features)]).cumsum(0)
-    descriptors_FD = torch.cat([found.descriptors_ND for found in features])
-    observed_TD = descriptors_FD[starts_V[points.track_view_T] + points.track_keypoint_T]
-    # By view, then by point: neighbours in memory, and the same map for the same seed.
-    order_T = (points.track_view_T * len(points) + points.track_point_T).argsort(stable=True)
-    scale_V1 = 127 / image_vectors_VL.abs().amax(1, keepdim=True).clamp_min(1e-12)
-    return PointMap(
-        origin_3=origin_3,
-        points_N3=points.world_N3.float(),
-        descriptors_ND=mean_descriptors(observed_TD, points.track_point_T, len(points)),
-        vocabulary_KD=vocabulary_KD,
-        image_vectors_VL=(image_vectors_VL * scale_V1).round().to(torch.int8),
-        view_names=names,
-        num_seen_V=torch.bincount(points.track_view_T, minlength=len(names)),
-        seen_S=points.track_point_T[order_T].int(),
-    )
+    Jacobians know the noise of the keypoints, not that of the map and of the poses it was made
+    from, which often is the larger part. 1 where there is no view to try, and never less.
+    """
+    squared = []
+    for view in run.progress.track(trials, "trying the map"):
+        (estimate,) = localizer.localize([view.query(with_depth=False)])
+        if estimate.cam_from_world is not None and estimate.covariance is not None:
+            error = (view.cam_from_world @ estimate.cam_from_world.inverse()).log()
+            squared.append(error @ torch.linalg.solve(estimate.covariance, error))
+    if not squared:
+        return 1.0
+    return max(1.0, float(torch.stack(squared).median()) / _MEDIAN_CHI_SQUARE_6)

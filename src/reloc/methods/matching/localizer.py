@@ -14,28 +14,47 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.contract import PoseEstimate, Run
 from reloc.estimation.absolute import AbsolutePose, estimate_absolute_pose
 from reloc.estimation.matching import descriptor_distance, match_nearest
 from reloc.geometry.camera import Camera
-from reloc.methods.matching.family import MatchingConfig, reduced
+from reloc.methods.matching.config import MatchingConfig
+from reloc.methods.matching.features import describe
 from reloc.methods.matching.point_map import PointMap
 from reloc.nn.descriptors.vlad import aggregate
-from reloc.nn.local_features import LocalFeatures, as_vectors, extract_features
+from reloc.nn.local_features import LocalFeatures, as_vectors
 from reloc.scenes.scene import Query
 
 # Keypoints compared with a point that is looked for near its projection.
 _NUM_NEAR = 4
+# Logistic regression of being right on the logarithm of the first round's inliers, by
+# `benchmarks/confidence.py`.
+_HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 12.0, 8.0
 # Distances above which two descriptors are of different things: RootSIFT of length 512, bits of
 # ORB.
-_MAX_DESCRIPTOR_DISTANCE = {"sift": 360.0, "orb": 64.0}
+_MAX_DESCRIPTOR_DISTANCE = {"sift": 300.0, "orb": 56.0}
+
+
+def confidence(num_inliers: int) -> float:
+    """Probability that a pose is right on which `num_inliers` matches of the first round agree."""
+    return 1 / (1 + (num_inliers / _HALF_SURE_INLIERS) ** -_CONFIDENCE_SLOPE)
 
 
 class MatchingLocalizer:
-    """Answers queries from a map of points, each query for itself."""
+    """Answers queries from a map of points, each query for itself.
 
-    def __init__(self, tensors: Tensors, config: MatchingConfig, run: Run) -> None:
-        self._map = PointMap.from_tensors(tensors)
+    Args:
+        point_map: the map.
+        covariance_scale: by which the poses are less certain than their Jacobians say.
+        config: of the map.
+        run: its seed is that of the robust estimation.
+    """
+
+    def __init__(
+        self, point_map: PointMap, covariance_scale: float, config: MatchingConfig, run: Run
+    ) -> None:
+        self._map = point_map
+        self._covariance_scale = covariance_scale
         self._config = config
         self._seed = run.seed
 
@@ -44,26 +63,32 @@ class MatchingLocalizer:
         return [self._localize_one(query) for query in queries]
 
     def _localize_one(self, query: Query) -> PoseEstimate:
-        image, camera = reduced(query.image, query.camera, self._config.max_side_px)
-        features = extract_features(image, self._config.features, self._config.max_keypoints)
-        first = self._first_pose(features, camera)
-        if first is None:
+        features, first = self.first_round(query)
+        # Near a pose, right or wrong, the guided round finds something: only the first round, whose
+        # matches know nothing of a pose, is evidence that the place is the right one.
+        if first is None or first.num_inliers < self._config.min_inliers:
             return PoseEstimate(None)
         matches_M2 = self._guided_matches(features, first)
         final = self._pose(features, matches_M2, first.camera, self._config.max_guided_error_px)
-        if final is None or final.num_inliers < self._config.min_inliers:
+        if final is None:
             return PoseEstimate(None)
         return PoseEstimate(
             cam_from_world=self._map.to_world(final.cam_from_world),
-            covariance=final.covariance,
+            covariance=self._covariance_scale * final.covariance,
             num_inliers=final.num_inliers,
+            confidence=confidence(first.num_inliers),
             camera=None
-            if camera.has_prior_focal
+            if query.camera.has_prior_focal
             else final.camera.resized(query.camera.width, query.camera.height),
             reference=self._map.view_that_saw_most(matches_M2[final.inliers_N, 1]),
         )
 
-    def _first_pose(self, features: LocalFeatures, camera: Camera) -> AbsolutePose | None:
+    def first_round(self, query: Query) -> tuple[LocalFeatures, AbsolutePose | None]:
+        """Features of the query and the pose, in the map's frame, that most of their matches fit.
+
+        None where fewer than `absolute.MIN_INLIERS` agree. The matches know nothing of a pose yet.
+        """
+        camera, features = describe(query.image, query.camera, self._config)
         vector_L = aggregate(as_vectors(features.descriptors_ND), self._map.vocabulary_KD)
         views = self._map.similar_views(vector_L, self._config.num_retrieved)
         seen_P = self._map.points_seen_by(views)
@@ -71,7 +96,7 @@ class MatchingLocalizer:
             features.descriptors_ND, self._map.descriptors_ND[seen_P], self._config.max_ratio
         )
         matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
-        return self._pose(features, matches_M2, camera, self._config.max_error_px)
+        return features, self._pose(features, matches_M2, camera, self._config.max_error_px)
 
     def _guided_matches(self, features: LocalFeatures, pose: AbsolutePose) -> Tensor:
         """Pairs (M, 2) of keypoints and points that project near them, each at most once."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -41,8 +41,8 @@ class PointMap:
 
     def tensors(self) -> Tensors:
         """For the map's folder."""
-        kept = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return {**kept, "view_names": text_to_tensor(self.view_names)}
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {**values, "view_names": text_to_tensor(self.view_names)}
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> PointMap:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from reloc.contract import Method
-from reloc.methods.matching.family import MatchingConfig, build_map
-from reloc.methods.matching.localizer import MatchingLocalizer
+from reloc.methods.matching.config import MatchingConfig
+from reloc.methods.matching.family import build_map, open_map
 
 METHOD = Method(
     name="sift",
@@ -15,7 +15,7 @@ METHOD = Method(
     config=MatchingConfig,
     tiny=MatchingConfig(max_keypoints=500, pairs_by_pose=4, pairs_by_retrieval=2, vocabulary=16),
     build_map=build_map,
-    localizer=MatchingLocalizer,
+    localizer=open_map,
     presets={
         "orb": replace(MatchingConfig(), features="orb", max_keypoints=4000, max_ratio=0.9),
     },

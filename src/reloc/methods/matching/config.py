@@ -1,0 +1,62 @@
+"""Settings of the matching family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reloc.nn.local_features import FeatureKind
+
+
+@dataclass(frozen=True)
+class MatchingConfig:
+    """Settings of a feature-matching map."""
+
+    features: FeatureKind = "sift"
+    """Detector and descriptor."""
+    max_side_px: int = 1024
+    """Larger images are reduced to this longer side; errors in pixels are of the reduced image."""
+    max_keypoints: int = 2000
+    """Strongest keypoints kept in each image."""
+    min_view_distance: float = 0.015
+    """A mapping view is left out where one that is kept is nearer than this share of the scene's
+    extent, and turned by less than min_view_angle_deg from it."""
+    min_view_angle_deg: float = 3.0
+    """See min_view_distance."""
+    pairs_by_pose: int = 8
+    """Views matched with each view because they look the same way from near by."""
+    pairs_by_retrieval: int = 4
+    """Views matched with each view because they look alike."""
+    max_pair_angle_deg: float = 60.0
+    """Largest angle between the optical axes of two views that are matched."""
+    max_ratio: float = 0.85
+    """Nearest over second nearest descriptor distance up to which a match counts as distinctive."""
+    max_epipolar_error_px: float = 2.0
+    """How far a match may be from the epipolar geometry of the known poses."""
+    max_point_error_px: float = 3.0
+    """Reprojection error up to which an observation belongs to a point."""
+    min_ray_angle_deg: float = 1.5
+    """Least angle between the rays of a point: below it the depth is uncertain."""
+    depth: bool = False
+    """Also take points from the mapping views' depth maps, where triangulation gives none. They
+    must belong to the same reconstruction as the poses: on 7-Scenes, use the d-slam ground
+    truth."""
+    vocabulary: int = 64
+    """Words of the image index."""
+    num_retrieved: int = 20
+    """Similar mapping views whose points a query is matched with."""
+    max_error_px: float = 8.0
+    """Reprojection error up to which a correspondence agrees with a first pose."""
+    guided_radius_px: float = 6.0
+    """How far from its projection under the first pose a point is looked for."""
+    max_guided_error_px: float = 4.0
+    """Reprojection error up to which a correspondence agrees with the final pose."""
+    min_inliers: int = 12
+    """With fewer matches that agree with the first pose a query is declined: in a picture of
+    another place, up to nine or so agree by chance."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_side_px", "max_keypoints", "vocabulary", "num_retrieved", "min_inliers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.max_ratio <= 1:
+            raise ValueError(f"max_ratio is {self.max_ratio}; it must be in (0, 1]")

@@ -1,0 +1,92 @@
+"""ACE's loss and map on scenes whose truth is known."""
+
+import torch
+
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
+from reloc.methods.coordinates.family import MappingCameras
+from reloc.training.buffer import FeatureBuffer
+
+
+class _Fixed(torch.nn.Module):
+    """A head whose answer is its input."""
+
+    def forward(self, codes_NC: torch.Tensor) -> torch.Tensor:
+        return codes_NC
+
+
+def _setting(depth: float = torch.nan) -> tuple[FeatureBuffer, MappingCameras, torch.Tensor]:
+    """Two cameras that see points two to four units away, in a frame with scale 5 and a centre."""
+    generator = torch.Generator().manual_seed(0)
+    cam_from_world = Rigid3d.exp(0.2 * torch.randn(2, 6, generator=generator, dtype=torch.float64))
+    center, scale = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64), 5.0
+    view = torch.randint(2, (40,), generator=generator)
+    rays = torch.rand(40, 2, generator=generator, dtype=torch.float64) - 0.5
+    z = 2 + 2 * torch.rand(40, 1, generator=generator, dtype=torch.float64)
+    points_cam = torch.cat([rays, torch.ones(40, 1)], 1) * z
+    world = (cam_from_world.inverse()[view] @ points_cam[:, None])[:, 0]
+    cameras = MappingCameras(
+        center,
+        scale,
+        cam_from_world.rotation.float(),
+        ((cam_from_world.rotation @ center) + cam_from_world.translation).float() / scale,
+        torch.tensor([500.0, 400.0]),
+    )
+    codes = ((world - center) / scale).float()
+    buffer = FeatureBuffer(codes, rays.float(), view.int(), torch.full((40,), depth))
+    return buffer, cameras, z[:, 0].float()
+
+
+def _loss(buffer: FeatureBuffer, cameras: MappingCameras, done: float) -> float:
+    cells = torch.arange(len(buffer))
+    head = _Fixed()
+    return float(reprojection_loss(head, buffer, cameras, cells, done, 100.0, 1.0))  # type: ignore[arg-type]
+
+
+def test_true_points_cost_nothing_and_the_tolerance_tightens() -> None:
+    buffer, cameras, _ = _setting()
+    assert _loss(buffer, cameras, 0.0) < 0.01
+    moved = FeatureBuffer(buffer.codes_NC + 0.02, buffer.rays_N2, buffer.view_N, buffer.depth_N)
+    loose, tight = _loss(moved, cameras, 0.0), _loss(moved, cameras, 1.0)
+    assert loose > 5
+    assert 0.5 < tight <= 1
+
+
+def test_points_behind_the_camera_are_drawn_to_their_rays() -> None:
+    buffer, cameras, _ = _setting()
+    behind = FeatureBuffer(-buffer.codes_NC * 3, buffer.rays_N2, buffer.view_N, buffer.depth_N)
+    behind.codes_NC.requires_grad_(True)
+    loss = reprojection_loss(_Fixed(), behind, cameras, torch.arange(40), 0.0, 100.0, 1.0)  # type: ignore[arg-type]
+    loss.backward()
+    gradient = behind.codes_NC.grad
+    assert gradient is not None
+    assert bool((gradient.norm(dim=1) > 0).all())
+    assert bool(gradient.isfinite().all())
+
+
+def test_known_depth_refuses_a_point_that_is_right_in_the_image_alone() -> None:
+    buffer, cameras, z = _setting()
+    known = FeatureBuffer(buffer.codes_NC, buffer.rays_N2, buffer.view_N, z)
+    assert _loss(known, cameras, 0.5) < 0.01
+    wrong = FeatureBuffer(buffer.codes_NC, buffer.rays_N2, buffer.view_N, 2 * z)
+    assert _loss(wrong, cameras, 0.5) > 0.1
+
+
+def test_cameras_of_portrait_and_landscape_have_the_focal_of_their_shorter_side() -> None:
+    from reloc.methods.coordinates.family import _mapping_cameras
+    from reloc.scenes.scene import View
+
+    views = [
+        View(
+            str(width),
+            Camera.simple_pinhole(800.0, width, height),
+            Rigid3d(torch.eye(3, dtype=torch.float64), torch.tensor([float(x), 0, 0]).double()),
+            lambda: torch.zeros(3, 1, 1, dtype=torch.uint8),
+        )
+        for x, (width, height) in enumerate([(960, 1280), (1280, 960)])
+    ]
+    cameras = _mapping_cameras(views, AceConfig(), "cpu")
+    assert cameras.focal_px_V.tolist() == [400.0, 400.0]
+    assert cameras.scale == 1.0
+    assert cameras.center_3.tolist() == [-0.5, 0, 0]
