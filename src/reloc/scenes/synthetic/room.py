@@ -1,0 +1,172 @@
+"""A procedural room that can be photographed from anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.scenes.synthetic.layout import furnish
+from reloc.scenes.synthetic.render import Lighting, Renderer, Sensor, develop
+from reloc.scenes.synthetic.style import Style
+from reloc.scenes.synthetic.surfaces import Lamp, Patch, Pen
+from reloc.scenes.synthetic.textures import make_layers
+from reloc.scenes.synthetic.tracer import Floats
+
+CELL_M = 0.05
+"""Side of a cell of `Room.clearance_m`."""
+# What is lower than this can be stepped on, what is higher walked under.
+_OBSTACLE_LOW_M, _OBSTACLE_HIGH_M = 0.05, 1.95
+
+
+class Room:
+    """A furnished room. The same seed gives the same room.
+
+    The world's origin is on the floor, in the middle of the room; z points up; metres.
+
+    Attributes:
+        seed: what it was made of.
+        size: along x, along y, and its height.
+        clearance_m: (rows, columns), distance from the middle of each cell of the floor, y by x, to the nearest
+            thing that one could run into.
+
+    Args:
+        seed: what the room depends on.
+        photos: images (3, H, W) uint8 RGB that hang on its walls and lie on its floor instead of painted ones.
+
+    Raises:
+        InputError: embreex is not installed.
+    """
+
+    def __init__(self, seed: int, photos: Sequence[Tensor] = ()) -> None:
+        rng = np.random.default_rng(seed)
+        self.seed = seed
+        self.size = (
+            float(rng.uniform(3.8, 6.4)),
+            float(rng.uniform(3.4, 5.4)),
+            float(rng.uniform(2.4, 2.9)),
+        )
+        layers = make_layers(seed, [photo.permute(1, 2, 0).numpy() for photo in photos])
+        patches: list[Patch] = []
+        lamps: list[Lamp] = []
+        corner = Pen(patches, lamps, rng).at(-self.size[0] / 2, -self.size[1] / 2)
+        furnish(corner, Style(layers, rng), self.size)
+        daylight = rng.uniform([0.8, 0.92, 1.0], [1.0, 1.0, 1.25])
+        bulbs = rng.uniform([1.0, 0.85, 0.55], [1.1, 0.95, 0.85])
+        colors_C3 = np.stack([daylight, bulbs, bulbs * [1.05, 0.95, 0.8]]).astype(np.float32)
+        self._renderer = Renderer(patches, layers, lamps, colors_C3, seed)
+        self.clearance_m = _clearance(patches, self.size)
+        detail_T = _detail(layers.pixels_TSS3)
+        self._detail_P = detail_T[[patch.material.layer for patch in patches]]
+
+    def render(
+        self,
+        camera: Camera,
+        cam_from_world: Rigid3d,
+        lighting: Lighting | None = None,
+        sensor: Sensor | None = None,
+        noise_seed: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Take a photo.
+
+        Args:
+            camera: of any model.
+            cam_from_world: without batch axes.
+            lighting: what shines; by default all of it.
+            sensor: what lens and sensor add.
+            noise_seed: of the sensor's noise, and the direction of its smear.
+
+        Returns:
+            The image (3, H, W) uint8 RGB, and the depth (H, W) float32 along the optical axis through the
+            centre of each pixel, in metres, 0 where there is nothing.
+        """
+        lighting, sensor = lighting or Lighting(), sensor or Sensor()
+        origin_3, directions_HW3 = _rays(camera, cam_from_world)
+        pixel_angle = 1 / float(camera.focal.mean())
+        radiance_HW3, depth_HW = self._renderer.radiance(origin_3, directions_HW3, pixel_angle, lighting)
+        image_HW3 = develop(radiance_HW3, lighting, sensor, np.random.default_rng(noise_seed))
+        image = torch.from_numpy(image_HW3).permute(2, 0, 1).contiguous()
+        return image, torch.from_numpy(np.where(np.isfinite(depth_HW), depth_HW, 0))
+
+    def depth(self, camera: Camera, cam_from_world: Rigid3d) -> Tensor:
+        """As the second value of `render`, faster."""
+        origin_3, directions_HW3 = _rays(camera, cam_from_world)
+        flat_N3 = directions_HW3.reshape(-1, 3)
+        distance_N, _ = self._renderer.cast(origin_3, flat_N3)
+        depth_HW = distance_N.reshape(camera.height, camera.width)
+        return torch.from_numpy(np.where(np.isfinite(depth_HW), depth_HW, 0))
+
+    def clearance_at(self, points_N2: NDArray[np.floating]) -> Floats:
+        """`clearance_m` (N,) at points x, y of the world; 0 outside."""
+        cells_N2 = np.floor((points_N2 + np.array(self.size[:2]) / 2) / CELL_M).astype(int)
+        inside_N = ((cells_N2 >= 0) & (cells_N2 < self.clearance_m.shape[::-1])).all(axis=1)
+        column_N, row_N = np.where(inside_N[:, None], cells_N2, 0).T
+        return np.where(inside_N, self.clearance_m[row_N, column_N], np.float32(0))
+
+    def look_around(
+        self, center_3: NDArray[np.floating], directions: NDArray[np.floating]
+    ) -> tuple[Floats, Floats, NDArray[np.int32]]:
+        """What rays (..., 3) of unit length from one point see.
+
+        Returns:
+            Each (...): how rich in detail the texture is, from 0 to 1; distance in metres, infinite for none;
+            number of the surface, -1 for none.
+        """
+        flat_N3 = np.ascontiguousarray(directions.reshape(-1, 3), np.float32)
+        distance_N, patch_N = self._renderer.cast(center_3.astype(np.float32), flat_N3)
+        shape = directions.shape[:-1]
+        parts = (self._detail_P[patch_N], distance_N, patch_N)
+        detail, distance, patch = (part.reshape(shape) for part in parts)
+        return detail, distance, patch
+
+
+def _rays(camera: Camera, cam_from_world: Rigid3d) -> tuple[Floats, Floats]:
+    """The camera centre (3,), and directions (H, W, 3) whose part along the optical axis is 1."""
+    plane_HW2 = _plane(camera.model, camera.width, camera.height, tuple(camera.params.tolist()))
+    world_from_cam = cam_from_world.inverse()
+    rotation = world_from_cam.rotation.numpy()
+    directions_HW3 = plane_HW2 @ rotation[:, :2].T + rotation[:, 2]
+    return world_from_cam.translation.numpy().astype(np.float32), directions_HW3.astype(np.float32)
+
+
+@lru_cache(maxsize=4)
+def _plane(model: str, width: int, height: int, params: tuple[float, ...]) -> NDArray[np.float64]:
+    """Pixel centres (H, W, 2) on the plane z = 1. Undoing distortion takes longer than casting the rays."""
+    x = torch.arange(width, dtype=torch.float64) + 0.5
+    y = torch.arange(height, dtype=torch.float64) + 0.5
+    pixels_HW2 = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    return Camera.of(model, width, height, params).cam_from_img(pixels_HW2).numpy()
+
+
+def _detail(layers_TSS3: NDArray[np.uint8]) -> Floats:
+    """How rich in detail textures are, seen from some way off; 0 to 1, 1 for posters and books."""
+    small = layers_TSS3[:, ::4, ::4, 1].astype(np.float32)
+    contrast_T = np.abs(np.diff(small, axis=2)).mean(axis=(1, 2)) + np.abs(np.diff(small, axis=1)).mean(axis=(1, 2))
+    return np.clip(contrast_T / 20, 0, 1)
+
+
+def _clearance(patches: Sequence[Patch], size: tuple[float, float, float]) -> Floats:
+    """Distance (rows of y, columns of x) from the middle of each floor cell to the nearest obstacle, metres."""
+    columns, rows = int(size[0] / CELL_M), int(size[1] / CELL_M)
+    free = np.ones((rows + 2, columns + 2), np.uint8)
+    free[[0, -1]] = 0
+    free[:, [0, -1]] = 0
+    for patch in patches:
+        points = patch.points_VU3.reshape(-1, 3)
+        low, high = points.min(0), points.max(0)
+        if high[2] < _OBSTACLE_LOW_M or low[2] > _OBSTACLE_HIGH_M:
+            continue
+        (x0, y0), (x1, y1) = (
+            np.clip((corner[:2] + np.array(size[:2]) / 2) / CELL_M + 1, 0, [columns + 1, rows + 1])
+            for corner in (low, high)
+        )
+        free[int(y0) : int(np.ceil(y1)) + 1, int(x0) : int(np.ceil(x1)) + 1] = 0
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, 5)
+    return distance[1:-1, 1:-1] * np.float32(CELL_M)

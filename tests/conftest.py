@@ -1,0 +1,23 @@
+"""What the tests share: where the real images are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# Machines are shared: how long an example takes says nothing.
+settings.register_profile("reloc", deadline=None, max_examples=50)
+settings.load_profile("reloc")
+
+SHARED_DATA = Path(os.environ.get("RELOC_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """The folder of real data; skips the test where there is none."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no data at {SHARED_DATA}: set RELOC_DATA to the folder")
+    return SHARED_DATA
