@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from reloc.contract import PoseEstimate
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
+from reloc.maps import refuse_existing
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +56,9 @@ class PoseEstimates:
         Raises:
             InputError: the file exists or cannot be written.
         """
-        path = Path(path)
         head = {"method": self.method, "scene": self.scene, "ground_truth": self.ground_truth}
-        lines = [json.dumps(head)]
-        lines += [json.dumps(self._line(name)) for name in self.by_name]
-        write_new_text(path, "\n".join(lines) + "\n")
+        lines = "".join(json.dumps(self._line(name)) + "\n" for name in self.by_name)
+        write_new_text(Path(path), _head_line(head, lines) + lines)
 
     def _line(self, name: str) -> dict[str, Any]:
         estimate = self.by_name[name]
@@ -79,56 +80,105 @@ class PoseEstimates:
 
     @staticmethod
     def read(path: Path | str) -> PoseEstimates:
-        """Read what `write` wrote.
+        """Read what `write` wrote, or a file of the same lines without the first one.
+
+        The first line has a checksum, so that a file that was cut or damaged is not taken for a run
+        with fewer or other answers; a file made by hand does without.
 
         Raises:
-            InputError: the file is missing, or a line of it is no estimate; the message names the line.
+            InputError: the file is missing, or was changed after it was written, or a line of it is
+                no estimate; the message names the line.
         """
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read as estimates: {error}") from error
-        head: dict[str, Any] = {}
+        # Not splitlines: JSON may have other line separators inside a name.
+        lines = text.removesuffix("\n").split("\n")
+        head = _read_head(lines[0], text, path)
         by_name: dict[str, PoseEstimate] = {}
-        milliseconds: dict[str, dict[str, float]] = {"query_ms": {}, "read_ms": {}}
-        for number, line in enumerate(text.splitlines(), start=1):
+        query_ms: dict[str, float] = {}
+        read_ms: dict[str, float] = {}
+        first = 1 if head else 0
+        for number, line in enumerate(lines[first:], start=first + 1):
             try:
                 content = json.loads(line)
-                if number == 1 and "name" not in content:
-                    head = {key: str(content[key]) for key in ("method", "scene", "ground_truth")}
-                    continue
-                name = str(content["name"])
-                if name in by_name:
-                    raise ValueError(f"{name} has an estimate already")
+                name = content["name"]
+                if not isinstance(name, str) or name in by_name:
+                    raise ValueError(f"{name!r} is no name, or has an estimate already")
                 by_name[name] = _estimate(content)
-                for kind, values in milliseconds.items():
-                    if content.get(kind) is not None:
-                        values[name] = float(content[kind])
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InputError(f"{path}, line {number} is no estimate: {error}") from error
+                for key, times in (("query_ms", query_ms), ("read_ms", read_ms)):
+                    if content.get(key) is not None:
+                        times[name] = float(content[key])
+            except _NO_ESTIMATE as error:
+                said = f"it has no {error}" if isinstance(error, KeyError) else error
+                raise InputError(f"{path}, line {number} is no estimate: {said}") from error
         if not by_name:
-            raise InputError(f"{path} has no estimates: `reloc localize MAP SCENE --out FILE` writes them")
-        return PoseEstimates(by_name, **head, **milliseconds)
+            raise InputError(
+                f"{path} has no estimates: `reloc localize MAP SCENE --out FILE` writes them"
+            )
+        return PoseEstimates(by_name, **head, query_ms=query_ms, read_ms=read_ms)
+
+
+# What a line of JSON that is something else makes of the attempt to read it.
+_NO_ESTIMATE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
+
+def _read_head(first_line: str, text: str, path: Path) -> dict[str, str]:
+    """What the first line says about the run; nothing where it is an estimate already."""
+    try:
+        content = json.loads(first_line)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict) or "name" in content:
+        return {}
+    head = {key: str(content.get(key)) for key in ("method", "scene", "ground_truth")}
+    _, _, lines = text.partition("\n")
+    if f"{first_line}\n" != _head_line(head, lines):
+        raise InputError(
+            f"{path} was changed or cut after it was written: localize again, or remove its first "
+            "line to read it as it is"
+        )
+    return head
+
+
+def _head_line(head: Mapping[str, str], lines: str) -> str:
+    """The first line of a file: about the run, and about the lines that follow."""
+    digest = hashlib.sha256((json.dumps(head) + lines).encode()).hexdigest()
+    return json.dumps({**head, "sha256": digest}) + "\n"
 
 
 def _estimate(content: Mapping[str, Any]) -> PoseEstimate:
-    pose, camera, covariance = (content.get(key) for key in ("cam_from_world", "camera", "covariance"))
+    pose, camera, covariance = (
+        content["cam_from_world"],
+        content.get("camera"),
+        content.get("covariance"),
+    )
+    num_inliers, reference = content.get("num_inliers"), content.get("reference")
+    if not isinstance(num_inliers, int | None) or not isinstance(reference, str | None):
+        raise TypeError(
+            f"num_inliers {num_inliers!r} or reference {reference!r} is of another type"
+        )
     return PoseEstimate(
         cam_from_world=None
         if pose is None
-        else Rigid3d.from_quat_wxyz(
-            torch.tensor(pose["quat_wxyz"], dtype=torch.float64),
-            torch.tensor(pose["translation"], dtype=torch.float64),
-        ),
+        else Rigid3d.from_quat_wxyz(_vector(pose["quat_wxyz"], 4), _vector(pose["translation"], 3)),
         confidence=content.get("confidence"),
         covariance=None if covariance is None else torch.tensor(covariance, dtype=torch.float64),
-        num_inliers=content.get("num_inliers"),
+        num_inliers=num_inliers,
         camera=None
         if camera is None
         else Camera.of(camera["model"], camera["width"], camera["height"], camera["params"]),
-        reference=content.get("reference"),
+        reference=reference,
     )
+
+
+def _vector(values: Sequence[float], size: int) -> Tensor:
+    vector = torch.tensor(values, dtype=torch.float64)
+    if vector.shape != (size,):
+        raise ValueError(f"{values} is not {size} numbers")
+    return vector
 
 
 def write_new_text(path: Path, text: str) -> None:
@@ -137,13 +187,19 @@ def write_new_text(path: Path, text: str) -> None:
     Raises:
         InputError: it exists, or the disk refuses.
     """
-    if path.exists():
-        raise InputError(f"{path} exists: choose another name, or remove it first")
+    write_new_bytes(path, text.encode())
+
+
+def write_new_bytes(path: Path, content: bytes) -> None:
+    """As `write_new_text`, for a file that is no text."""
+    refuse_existing(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
+        try:
+            partial.write_bytes(content)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error.strerror}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -85,8 +85,15 @@ class Map:
             InputError: the folder exists, or cannot be written.
         """
         with new_folder(Path(folder)) as partial:
-            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
-            safetensors.torch.save_file(tensors, partial / _TENSORS)
+            # Cloned: tensors that share memory cannot be told apart in a file.
+            tensors = {
+                name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, tensor in self.tensors.items()
+            }
+            try:
+                safetensors.torch.save_file(tensors, partial / _TENSORS)
+            except safetensors.SafetensorError as error:
+                raise InputError(f"{folder} cannot be written: {error}") from error
             content = {
                 "format_version": FORMAT_VERSION,
                 "method": self.method,
@@ -95,7 +102,7 @@ class Map:
                 "tensors_sha256": _sha256(partial / _TENSORS),
             }
             content["sha256"] = _sha256_of_json(content)
-            (partial / _JSON).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            (partial / _JSON).write_text(_json_text(content), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path | str) -> Map:
@@ -105,18 +112,21 @@ class Map:
             InputError: it is no map, is incomplete, of a newer version, damaged or edited.
         """
         folder = Path(folder)
-        content = _read_json(folder)
+        text, content = _read_json(folder)
         try:
             version = content["format_version"]
             if not isinstance(version, int) or version < 1:
-                raise InputError(f"{folder / _JSON}: format_version is {version!r}: the map is damaged")
+                raise InputError(
+                    f"{folder / _JSON} is damaged (format {version!r}): build the map again"
+                )
             if version > FORMAT_VERSION:
                 raise InputError(
-                    f"{folder}: the map has format {version}, this reloc reads up to {FORMAT_VERSION}: "
-                    "upgrade reloc, or build the map again"
+                    f"{folder}: the map has format {version}, this reloc reads up to "
+                    f"{FORMAT_VERSION}: upgrade reloc, or build the map again"
                 )
-            stated = content.pop("sha256")
-            if stated != _sha256_of_json(content):
+            # The text too: a changed byte need not change what it means, as 1e-05 to 1E-05.
+            unchanged = text == _json_text(content)
+            if content.pop("sha256") != _sha256_of_json(content) or not unchanged:
                 raise InputError(
                     f"{folder / _JSON} was changed after it was written: build the map again "
                     "(its settings belong to its tensors)"
@@ -124,7 +134,9 @@ class Map:
             if content["tensors_sha256"] != _sha256(folder / _TENSORS):
                 raise InputError(f"{folder / _TENSORS} is damaged: copy or build the map again")
             known = {entry.name for entry in fields(Provenance)}
-            provenance = {key: content["provenance"][key] for key in content["provenance"] if key in known}
+            provenance = {
+                key: value for key, value in content["provenance"].items() if key in known
+            }
             return Map(
                 method=content["method"],
                 config=content["config"],
@@ -134,38 +146,54 @@ class Map:
         except (KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
             raise InputError(f"{folder}: the map is damaged ({error}): build it again") from error
         except OSError as error:
-            raise InputError(f"{folder}: the map is incomplete ({error.strerror}): build it again") from error
+            raise InputError(
+                f"{folder}: the map is incomplete ({error.strerror}): build it again"
+            ) from error
 
 
 def text_to_tensor(lines: Sequence[str]) -> Tensor:
-    """Lines of text (names of views, say) as a uint8 tensor that a map can hold."""
-    return torch.frombuffer(bytearray("\n".join(lines).encode()), dtype=torch.uint8).clone()
+    """Texts (names of views, say) as a uint8 tensor that a map can hold.
+
+    Raises:
+        ValueError: one contains the character NUL, which ends each of them here; no file name does.
+    """
+    if any("\0" in line for line in lines):
+        raise ValueError("a text for a map cannot contain NUL")
+    content = "".join(f"{line}\0" for line in lines).encode(errors="surrogateescape")
+    return torch.from_numpy(np.frombuffer(content, np.uint8).copy())
 
 
 def tensor_to_text(tensor: Tensor) -> list[str]:
     """The inverse of `text_to_tensor`."""
-    return bytes(tensor.tolist()).decode().split("\n")
+    return tensor.cpu().numpy().tobytes().decode(errors="surrogateescape").split("\0")[:-1]
 
 
-def _read_json(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such map folder; `reloc map METHOD SCENE --out {folder}` builds one")
+def _read_json(folder: Path) -> tuple[str, dict[str, Any]]:
     try:
-        content = json.loads((folder / _JSON).read_text(encoding="utf-8"))
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: no such map folder; `reloc map METHOD SCENE --out {folder}` builds one"
+            )
+        text = (folder / _JSON).read_text(encoding="utf-8")
+        content = json.loads(text)
     except FileNotFoundError:
         raise InputError(f"{folder} is not a map: it has no {_JSON}") from None
     except OSError as error:
         raise InputError(f"{folder / _JSON} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{folder / _JSON} is damaged ({error}): build the map again") from error
     if not isinstance(content, dict):
         raise InputError(f"{folder / _JSON} is damaged: build the map again")
-    return content
+    return text, content
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_text(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=1) + "\n"
 
 
 def _sha256_of_json(content: Mapping[str, Any]) -> str:
@@ -175,7 +203,7 @@ def _sha256_of_json(content: Mapping[str, Any]) -> str:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the block ends well, and vanishes when it does not.
+    """A temporary folder that becomes `target` when the block ends well, and else vanishes.
 
     Raises:
         InputError: `target` exists, or the disk refuses.
@@ -189,7 +217,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o755)
-        os.rename(partial, target)
+        partial.rename(target)
     except OSError as error:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
@@ -198,5 +226,9 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def refuse_existing(target: Path) -> None:
     """Raise InputError where `target` exists: nothing is overwritten. Ask before long work, too."""
-    if target.exists():
+    try:
+        exists = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error.strerror}") from error
+    if exists:
         raise InputError(f"{target} exists: choose another name, or remove it first")
