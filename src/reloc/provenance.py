@@ -5,12 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 from pathlib import Path
 
 import torch
 
-_LIBRARIES = ("reloc", "torch", "numpy", "opencv-python-headless", "poselib", "pycolmap", "faiss-cpu")
+_LIBRARIES = (
+    "reloc",
+    "torch",
+    "numpy",
+    "opencv-python-headless",
+    "poselib",
+    "pycolmap",
+    "faiss-cpu",
+)
 
 
 def hardware(device: str) -> str:
@@ -57,4 +66,18 @@ def working_copy_commit() -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+
+
+def peak_rss_mb() -> float:
+    """The most memory that this process has held, in MB of 10⁶ bytes."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e6
+    except OSError:
+        pass
+    # Elsewhere: bytes on macOS. On Linux this figure would include the parent's, from before exec.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6

@@ -1,0 +1,47 @@
+# Each target does its own set-up: a virtual environment in .venv, installed once.
+# `make demo PYTHON=/path/to/python3.12` chooses the interpreter.
+CANDIDATES := python3 python3.12 python3.11 python3.13
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+READY := .venv/.installed
+
+.PHONY: help demo test check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     the whole run on a rendered room; the page is demo/index.html"
+	@echo "make test     the default tests: offline, on the processor, under 5 minutes"
+	@echo "make check    style, types, layers, then the tests: what has to pass"
+	@echo "make format   lay out the code"
+	@echo "make bench    the benchmark rows of benchmarks/, on the data of RELOC_DATA"
+	@echo "make clean    remove .venv and demo/"
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "reloc needs Python 3.11 or newer: install it, or pass PYTHON=..." >&2; exit 1; }
+	@echo "installing into .venv (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(READY)
+	@rm -rf demo
+	@$(BIN)/reloc demo --out demo
+
+test: $(READY)
+	@$(BIN)/pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv demo
