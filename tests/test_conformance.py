@@ -1,0 +1,560 @@
+"""Laws that every method obeys: each test here runs on every row of METHODS with its `tiny` config.
+
+A row that breaks a law says so, with the reason, in its `expected_failures`; it is then a strict
+xfail, so that an exemption that is no longer needed fails until it is taken out of the row.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import inspect
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import faiss
+import numpy as np
+import pytest
+import roma
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import reloc
+from reloc.contract import (
+    Localizer,
+    Method,
+    PoseEstimate,
+    Run,
+    config_from_json,
+    config_to_json,
+)
+from reloc.estimates import PoseEstimates
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.geometry.rotation import angle_between_rad
+from reloc.input_error import InputError
+from reloc.maps import Map
+from reloc.methods import METHODS, get_config, get_method
+from reloc.scenes.scene import Query, Scene, View
+from reloc.steps import open_map
+
+AnyMethod = Method[Any]
+METHODS_FOLDER = Path(reloc.__file__).parent / "methods"
+LAWS: list[str] = []
+NUM_FEW_VIEWS = 8
+
+
+def law(function: Callable[..., None]) -> Callable[..., None]:
+    """Run a test on every row; the row's own words exempt it."""
+    name = function.__name__.removeprefix("test_")
+    LAWS.append(name)
+    rows = []
+    for method in METHODS:
+        row = get_method(method)
+        reason = row.expected_failures.get(name)
+        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+        rows.append(pytest.param(row, id=method, marks=marks))
+    return pytest.mark.parametrize("row", rows)(function)
+
+
+# ------------------------------------------------------------------------------ what the laws share
+
+
+MapOf = Callable[[AnyMethod], Map]
+AnswersOf = Callable[[AnyMethod], list[PoseEstimate]]
+
+
+@pytest.fixture(scope="module")
+def map_of(small_room: Scene) -> MapOf:
+    """The map of the room by a row with its tiny config, built once."""
+
+    @functools.cache
+    def build(name: str) -> Map:
+        return reloc.build_map(name, small_room, get_method(name).tiny)
+
+    return lambda row: build(row.name)
+
+
+@pytest.fixture(scope="module")
+def few_views(small_room: Scene) -> list[View]:
+    """Neighbouring mapping views, enough to build a small map quickly."""
+    return list(small_room.mapping[:NUM_FEW_VIEWS])
+
+
+@pytest.fixture(scope="module")
+def queries(small_room: Scene) -> list[Query]:
+    return [view.query() for view in small_room.queries]
+
+
+@pytest.fixture(scope="module")
+def asked(queries: list[Query]) -> list[Query]:
+    """The queries of the room, and then the odd ones."""
+    return [*queries, *odd_queries(queries[0])]
+
+
+@pytest.fixture(scope="module")
+def answers_of(map_of: MapOf, asked: list[Query]) -> AnswersOf:
+    """The answers of a row to all that is asked, together and in order, given once."""
+
+    @functools.cache
+    def answer(name: str) -> list[PoseEstimate]:
+        return localizer_of(map_of(get_method(name))).localize(asked)
+
+    return lambda row: answer(row.name)
+
+
+def odd_queries(like: Query) -> list[Query]:
+    """Images that show nothing or come in shapes that nobody expects."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(height: int, width: int) -> Tensor:
+        return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+
+    height, width = like.image.shape[-2:]
+    images = {
+        "black": torch.zeros_like(like.image),
+        "white": torch.full_like(like.image, 255),
+        "noise": noise(height, width),
+        "half black": torch.where(torch.arange(width) < width // 2, like.image, 0),
+        "one pixel": noise(1, 1),
+        "two pixels": noise(1, 2),
+        "a row": noise(1, 2000),
+        "a column": noise(2000, 1),
+        "a ribbon": noise(12, 1500),
+        "a stamp": noise(9, 7),
+        "portrait": like.image.rot90(1, (1, 2)),
+        "not contiguous": like.image.flip(2).permute(0, 2, 1),
+    }
+    return [
+        Query(name, image, Camera.guess(image.shape[2], image.shape[1]))
+        for name, image in images.items()
+    ]
+
+
+def localizer_of(map_: Map, run: Run | None = None) -> Localizer:
+    return open_map(map_, run)
+
+
+def plain(estimate: PoseEstimate) -> dict[str, Any]:
+    """All of an estimate in values that compare, to the last bit."""
+    pose, camera, covariance = estimate.cam_from_world, estimate.camera, estimate.covariance
+    return {
+        "cam_from_world": None if pose is None else pose.matrix.tolist(),
+        "confidence": estimate.confidence,
+        "covariance": None if covariance is None else covariance.tolist(),
+        "num_inliers": estimate.num_inliers,
+        "camera": None if camera is None else camera.as_dict(),
+        "reference": estimate.reference,
+    }
+
+
+def assert_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert tensor.dtype == second[name].dtype, name
+        assert torch.equal(tensor, second[name]), name
+
+
+def assert_well_formed(estimate: PoseEstimate, query: Query, mapping_names: set[str]) -> None:
+    pose = estimate.cam_from_world
+    if pose is not None:
+        assert pose.batch_shape == ()
+        assert pose.rotation.dtype == pose.translation.dtype == torch.float64
+        assert bool(pose.matrix.isfinite().all())
+        eye = torch.eye(3, dtype=torch.float64)
+        torch.testing.assert_close(pose.rotation @ pose.rotation.mT, eye, rtol=0, atol=1e-6)
+        assert float(torch.linalg.det(pose.rotation)) > 0
+    if estimate.confidence is not None:
+        assert 0 <= estimate.confidence <= 1
+    if estimate.covariance is not None:
+        assert pose is not None
+        assert estimate.covariance.shape == (6, 6)
+        assert bool(estimate.covariance.isfinite().all())
+        torch.testing.assert_close(estimate.covariance, estimate.covariance.mT)
+        eigenvalues = torch.linalg.eigvalsh(estimate.covariance)
+        assert float(eigenvalues.min()) >= -1e-9 * float(eigenvalues.max())
+    if estimate.num_inliers is not None:
+        assert estimate.num_inliers >= 0
+    if estimate.camera is not None:
+        assert (estimate.camera.width, estimate.camera.height) == tuple(query.image.shape[:0:-1])
+    if estimate.reference is not None:
+        assert estimate.reference in mapping_names
+
+
+def median_errors(estimates: list[PoseEstimate], views: list[View]) -> tuple[float, float]:
+    """Median errors of position and rotation (degrees); those of a declined query are infinite."""
+    position, rotation_deg = [], []
+    for estimate, view in zip(estimates, views, strict=True):
+        pose = estimate.cam_from_world
+        if pose is None:
+            position.append(np.inf)
+            rotation_deg.append(np.inf)
+            continue
+        position.append(float((pose.inverse().translation - view.center_world).norm()))
+        angle_rad = angle_between_rad(pose.rotation, view.cam_from_world.rotation)
+        rotation_deg.append(float(torch.rad2deg(angle_rad)))
+    return float(np.median(position)), float(np.median(rotation_deg))
+
+
+# ------------------------------------------------------------------------------ the row
+
+
+@law
+def test_row_is_complete(row: AnyMethod) -> None:
+    assert METHODS[row.name].startswith(f"reloc.methods.{row.family}.")
+    assert "\n" not in row.summary
+    assert 20 <= len(row.summary) <= 100
+    # Authors, title, venue and year.
+    assert any(year in row.paper for year in map(str, range(1980, 2100)))
+    assert row.paper.count(",") >= 2
+    assert importlib.import_module(METHODS[row.name]).__doc__
+    assert isinstance(row.tiny, row.config)
+    assert all(reason.strip() for reason in row.expected_failures.values())
+
+
+@law
+def test_exemptions_name_laws(row: AnyMethod) -> None:
+    assert set(row.expected_failures) <= set(LAWS)
+
+
+@law
+def test_config_is_frozen_and_each_setting_is_documented(row: AnyMethod) -> None:
+    assert row.config.__dataclass_params__.frozen
+    (definition,) = ast.parse(inspect.getsource(row.config)).body
+    assert isinstance(definition, ast.ClassDef)
+    assert ast.get_docstring(definition)
+    for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            documented = isinstance(following, ast.Expr) and isinstance(
+                following.value, ast.Constant
+            )
+            assert documented, f"{ast.unparse(statement)} has no docstring under it"
+
+
+@law
+def test_config_survives_json(row: AnyMethod) -> None:
+    for config in (row.config(), row.tiny, *row.presets.values()):
+        values = json.loads(json.dumps(config_to_json(config)))
+        assert config_from_json(row.config, values, "a map") == config
+        with pytest.raises(InputError, match=r"a map: .*no_such_setting"):
+            config_from_json(row.config, {**values, "no_such_setting": 1}, "a map")
+
+
+@law
+def test_presets_are_variants(row: AnyMethod) -> None:
+    for name, config in row.presets.items():
+        assert get_config(f"{row.name}:{name}") == (row, config)
+        assert isinstance(config, row.config)
+        assert config != row.config()
+        assert ":" not in name
+
+
+@law
+def test_seam_shows_no_query_to_build_map(row: AnyMethod) -> None:
+    parameters = list(inspect.signature(row.build_map).parameters)
+    assert parameters == ["views", "config", "run"]
+    parameters = list(inspect.signature(row.localizer).parameters)
+    assert parameters == ["tensors", "config", "run"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted(METHODS_FOLDER.rglob("*.py")), ids=lambda p: str(p.relative_to(METHODS_FOLDER))
+)
+def test_methods_import_nothing_that_knows_the_truth_or_the_files(path: Path) -> None:
+    allowed_of_scenes = {"reloc.scenes.scene"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide what is imported"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            assert not name.startswith(("reloc.evaluation", "reloc.steps", "reloc.doctor"))
+            if name.startswith("reloc.scenes."):
+                assert any(name.startswith(allowed) for allowed in allowed_of_scenes), name
+
+
+# ------------------------------------------------------------------------------ building a map
+
+
+@law
+def test_same_seed_same_map(row: AnyMethod, few_views: list[View]) -> None:
+    first = row.build_map(few_views, row.tiny, Run())
+    # Whatever the process has drawn before plays no part.
+    torch.manual_seed(1234)
+    np.random.seed(1234)  # noqa: NPY002
+    random.seed(1234)
+    second = row.build_map(few_views, row.tiny, Run())
+    assert_same_tensors(first, second)
+
+
+@law
+def test_map_survives_its_folder(
+    row: AnyMethod, map_of: MapOf, asked: list[Query], tmp_path: Path
+) -> None:
+    map_ = map_of(row)
+    map_.save(tmp_path / "room")
+    opened = Map.load(tmp_path / "room")
+    assert_same_tensors(opened.tensors, map_.tensors)
+    assert config_from_json(row.config, opened.config, "room") == row.tiny
+    before = [plain(estimate) for estimate in localizer_of(map_).localize(asked[:3])]
+    after = [plain(estimate) for estimate in localizer_of(opened).localize(asked[:3])]
+    assert after == before
+
+
+@law
+def test_map_is_finite_and_smaller_than_the_images(
+    row: AnyMethod, map_of: MapOf, small_room: Scene
+) -> None:
+    tensors = map_of(row).tensors
+    for name, tensor in tensors.items():
+        assert bool(tensor.isfinite().all()), name
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    num_pixels = sum(view.camera.width * view.camera.height for view in small_room.mapping)
+    assert num_bytes < 3 * num_pixels
+
+
+@law
+def test_mapping_views_of_several_sizes(row: AnyMethod, few_views: list[View]) -> None:
+    def halved(view: View) -> View:
+        width, height = view.camera.width // 2, view.camera.height // 2
+        pixels = cv2.resize(
+            view.read_image().permute(1, 2, 0).contiguous().numpy(),
+            (width, height),
+            interpolation=cv2.INTER_AREA,
+        )
+        return dataclasses.replace(
+            view,
+            camera=view.camera.resized(width, height),
+            image_reader=lambda: torch.from_numpy(pixels).permute(2, 0, 1),
+            depth_reader=None,
+        )
+
+    views = [halved(view) if index % 3 == 1 else view for index, view in enumerate(few_views)]
+    localizer = row.localizer(row.build_map(views, row.tiny, Run()), row.tiny, Run())
+    asked = [view.query() for view in views[::2]]
+    answers = localizer.localize(asked)
+    for answer, query in zip(answers, asked, strict=True):
+        assert_well_formed(answer, query, {view.name for view in views})
+    assert any(answer.cam_from_world is not None for answer in answers)
+
+
+@law
+def test_views_without_texture_are_refused_or_every_query_is_declined(
+    row: AnyMethod, few_views: list[View], queries: list[Query]
+) -> None:
+    nothing = torch.zeros_like(few_views[0].read_image())
+    black = [dataclasses.replace(view, image_reader=lambda: nothing) for view in few_views]
+    try:
+        tensors = row.build_map(black, row.tiny, Run())
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    answers = row.localizer(tensors, row.tiny, Run()).localize(queries)
+    assert all(answer.cam_from_world is None for answer in answers)
+
+
+# ------------------------------------------------------------------------------ answering
+
+
+@law
+def test_answers_are_poses_or_declined(
+    row: AnyMethod, answers_of: AnswersOf, asked: list[Query], small_room: Scene
+) -> None:
+    names = {view.name for view in small_room.mapping}
+    for answer, query in zip(answers_of(row), asked, strict=True):
+        assert_well_formed(answer, query, names)
+
+
+@law
+def test_no_queries_no_answers(row: AnyMethod, map_of: MapOf) -> None:
+    assert localizer_of(map_of(row)).localize([]) == []
+
+
+@law
+def test_a_query_is_answered_alike_alone_and_in_company(
+    row: AnyMethod, map_of: MapOf, answers_of: AnswersOf, asked: list[Query]
+) -> None:
+    if row.context == "sequence":
+        pytest.skip("a sequence method answers frames in the light of those before")
+    localizer = localizer_of(map_of(row))
+    # Alone, and in another order: what an answer leaves behind must not reach the next.
+    alone = [plain(localizer.localize([query])[0]) for query in reversed(asked)]
+    assert alone[::-1] == [plain(answer) for answer in answers_of(row)]
+
+
+@law
+def test_queries_without_intrinsics_are_answered(
+    row: AnyMethod, map_of: MapOf, queries: list[Query], small_room: Scene
+) -> None:
+    names = {view.name for view in small_room.mapping}
+    height, width = queries[0].image.shape[-2:]
+    unknown = [dataclasses.replace(query, camera=Camera.guess(width, height)) for query in queries]
+    answers = localizer_of(map_of(row)).localize(unknown)
+    for answer, query in zip(answers, unknown, strict=True):
+        assert_well_formed(answer, query, names)
+    answered = sum(answer.cam_from_world is not None for answer in answers)
+    assert answered >= len(queries) / 2
+
+
+@law
+def test_beats_the_trivial_baseline(
+    row: AnyMethod, answers_of: AnswersOf, small_room: Scene
+) -> None:
+    """Thumbnail beats the mean mapping pose, which has seen no query; all others beat thumbnail."""
+    views = list(small_room.queries)
+
+    def errors_of(row: AnyMethod) -> tuple[float, float]:
+        return median_errors(answers_of(row)[: len(views)], views)
+
+    if row.name == "thumbnail":
+        baseline = median_errors([mean_pose(small_room.mapping)] * len(views), views)
+    else:
+        baseline = errors_of(get_method("thumbnail"))
+    position, rotation_deg = errors_of(row)
+    assert position < baseline[0]
+    assert rotation_deg < baseline[1]
+
+
+def mean_pose(views: Sequence[View]) -> PoseEstimate:
+    centers_N3 = torch.stack([view.center_world for view in views])
+    rotations_N33 = torch.stack([view.cam_from_world.rotation for view in views])
+    rotation = roma.special_procrustes(rotations_N33.sum(0))
+    return PoseEstimate(Rigid3d(rotation, -rotation @ centers_N3.mean(0)))
+
+
+# ------------------------------------------------------------------------------ manners
+
+
+def process_state() -> dict[str, Any]:
+    """All of the process that a method could be tempted to change."""
+    return {
+        "torch default type": torch.get_default_dtype(),
+        "torch default device": torch.get_default_device(),
+        "torch gradients": torch.is_grad_enabled(),
+        "torch random state": torch.get_rng_state().tolist(),
+        "torch threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "torch determinism": torch.are_deterministic_algorithms_enabled(),
+        "torch matmul": torch.get_float32_matmul_precision(),
+        "numpy random state": np.random.get_state()[1].tolist(),  # noqa: NPY002
+        "numpy errors": np.geterr(),
+        "python random state": random.getstate(),
+        "opencv threads": cv2.getNumThreads(),
+        "opencv optimised": cv2.useOptimized(),
+        "faiss threads": faiss.omp_get_max_threads(),
+        "environment": dict(os.environ),
+        "working folder": Path.cwd(),
+    }
+
+
+@law
+def test_leaves_the_process_and_the_callers_things_as_it_found_them(
+    row: AnyMethod, few_views: list[View], asked: list[Query]
+) -> None:
+    images = {view.name: view.read_image() for view in few_views}
+    copies = {name: image.clone() for name, image in images.items()}
+    views = [
+        dataclasses.replace(view, image_reader=lambda view=view: images[view.name])
+        for view in few_views
+    ]
+    poses = [view.cam_from_world.matrix for view in views]
+    asked = asked[:: len(asked) // 5]
+    asked_images = [query.image.clone() for query in asked]
+    asked_cameras = [query.camera.as_dict() for query in asked]
+    before = process_state()
+
+    tensors = row.build_map(views, row.tiny, Run())
+    assert process_state() == before
+    assert_same_tensors(images, copies)
+    assert all(map(torch.equal, [view.cam_from_world.matrix for view in views], poses))
+
+    stored = {name: tensor.clone() for name, tensor in tensors.items()}
+    row.localizer(tensors, row.tiny, Run()).localize(asked)
+    assert process_state() == before
+    assert_same_tensors(tensors, stored)
+    assert all(map(torch.equal, [query.image for query in asked], asked_images))
+    assert [query.camera.as_dict() for query in asked] == asked_cameras
+
+
+# ------------------------------------------------------------------------------ a fresh process
+
+# Imports the rows one by one, answers from their maps, and says what went wrong with which.
+FRESH_PROCESS = """
+import importlib, json, os, random, sys, traceback
+from pathlib import Path
+import cv2, faiss, numpy, safetensors.torch, torch
+
+def state():
+    return (torch.get_default_dtype(), torch.is_grad_enabled(), torch.get_rng_state().tolist(),
+            torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
+            numpy.random.get_state()[1].tolist(), numpy.geterr(), random.getstate(),
+            cv2.getNumThreads(), faiss.omp_get_max_threads(), dict(os.environ), sys.path[:])
+
+folder, modules = Path(sys.argv[1]), json.loads(sys.argv[2])
+before, changed = state(), []
+for name, module in modules.items():
+    importlib.import_module(module)
+    if state() != before:
+        changed.append(name)
+        before = state()
+(folder / "changed.json").write_text(json.dumps(changed))
+
+import reloc
+from reloc.geometry.camera import Camera
+from reloc.maps import Map
+from reloc.scenes.scene import Query
+
+images = safetensors.torch.load_file(folder / "images.safetensors")
+cameras = json.loads((folder / "cameras.json").read_text())
+queries = [Query(name, images[name], Camera.of(**cameras[name])) for name in cameras]
+for name in modules:
+    try:
+        reloc.localize(Map.load(folder / name), queries).write(folder / f"{name}.jsonl")
+    except Exception:
+        traceback.print_exc()
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_folder(
+    map_of: MapOf, asked: list[Query], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Maps of all rows and what a fresh process made of them: one, for imports take seconds."""
+    folder = tmp_path_factory.mktemp("fresh")
+    for name in METHODS:
+        map_of(get_method(name)).save(folder / name)
+    images = {query.name: query.image.contiguous() for query in asked[:3]}
+    safetensors.torch.save_file(images, folder / "images.safetensors")
+    cameras = {query.name: query.camera.as_dict() for query in asked[:3]}
+    (folder / "cameras.json").write_text(json.dumps(cameras))
+    command = [sys.executable, "-c", FRESH_PROCESS, str(folder), json.dumps(METHODS)]
+    subprocess.run(command, check=True, timeout=300)
+    return folder
+
+
+@law
+def test_a_fresh_process_answers_the_same(
+    row: AnyMethod, map_of: MapOf, asked: list[Query], fresh_folder: Path, tmp_path: Path
+) -> None:
+    there = PoseEstimates.read(fresh_folder / f"{row.name}.jsonl")
+    reloc.localize(map_of(row), asked[:3]).write(tmp_path / "here.jsonl")
+    here = PoseEstimates.read(tmp_path / "here.jsonl")
+    assert list(there.by_name) == list(here.by_name)
+    for name in here.by_name:
+        assert plain(there[name]) == plain(here[name])
+
+
+@law
+def test_importing_it_changes_nothing(row: AnyMethod, fresh_folder: Path) -> None:
+    assert row.name not in json.loads((fresh_folder / "changed.json").read_text())
