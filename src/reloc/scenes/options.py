@@ -41,6 +41,9 @@ class LoadOptions:
     """The file's order of a quaternion."""
     focal: float | None = None
     """Focal length of every image, in pixels."""
+    unknown_focal: bool = False
+    """Ask the queries as photos of which no intrinsics are known: the focal length is estimated
+    with the pose."""
     intrinsics_scale: float | None = None
     """Multiply the intrinsics, for those of images of another size: 0.5 if they are for images
     twice as large."""

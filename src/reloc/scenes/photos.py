@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -72,7 +72,7 @@ def build_scene(
         photos: in order, sequence by sequence.
         folder: of the scene, for its name and its split files.
         layout: name of the layout.
-        options: split, focal, intrinsics_scale, half_turn and metric are applied here.
+        options: split, focal, unknown_focal, intrinsics_scale, half_turn and metric apply here.
         ground_truth: where the poses come from.
         metric: whether lengths are in metres.
         name: of the scene, where it is not the folder's.
@@ -99,11 +99,14 @@ def build_scene(
     headers = [read_header(photo.path) for photo in chosen]
     _refuse_mixed_sizes(chosen, headers, options)
     views = [_view(photo, header, options) for photo, header in zip(chosen, headers, strict=True)]
+    mapping, queries = views[: len(split.mapping)], views[len(split.mapping) :]
+    if options.unknown_focal:
+        queries = [_without_intrinsics(view) for view in queries]
     all_notes = [*notes, *([split.note] if split.note else []), *_camera_notes(views)]
     return Scene(
         name=name or folder.resolve().name,
-        mapping=views[: len(split.mapping)],
-        queries=views[len(split.mapping) :],
+        mapping=mapping,
+        queries=queries,
         ground_truth=ground_truth,
         metric=metric if options.metric is None else options.metric,
         layout=layout,
@@ -133,6 +136,10 @@ def _view(photo: Photo, header: ImageHeader, options: LoadOptions) -> View:
         sequence=photo.sequence_name,
         timestamp_s=photo.timestamp_s,
     )
+
+
+def _without_intrinsics(view: View) -> View:
+    return replace(view, camera=Camera.guess(view.camera.width, view.camera.height))
 
 
 def _refuse_missing(photos: Sequence[Photo]) -> None:

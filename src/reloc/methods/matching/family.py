@@ -9,6 +9,7 @@ import torch
 from reloc.contract import Localizer, Run, Tensors
 from reloc.estimation.view_selection import select_distinct_views
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
 from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.localizer import MatchingLocalizer
 from reloc.methods.matching.mapping import build_point_map
@@ -25,8 +26,15 @@ def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensor
     """Build a map of the distinct views, and try it on some of the others.
 
     Raises:
-        InputError: an image cannot be read, or no point is seen by two views.
+        InputError: an image cannot be read, a view's focal length is not known, or no point is
+            seen by two views.
     """
+    guessed = [view.name for view in views if not view.camera.has_prior_focal]
+    if guessed:
+        raise InputError(
+            f"{len(guessed)} of {len(views)} mapping views, the first is {guessed[0]}, have no "
+            "known focal length: points cannot be triangulated; pass --focal, or add intrinsics"
+        )
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
     spare = sorted(set(range(len(views))) - set(kept))
