@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from reloc.scenes.scene import Scene
+from reloc.scenes.synthetic import synthetic_scene
+
 # Machines are shared: how long an example takes says nothing.
 settings.register_profile("reloc", deadline=None, max_examples=50)
 settings.load_profile("reloc")
@@ -21,3 +24,9 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no data at {SHARED_DATA}: set RELOC_DATA to the folder")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def small_room() -> Scene:
+    """A synthetic room that costs seconds; its pictures are rendered once for all tests."""
+    return synthetic_scene(seed=2, num_mapping=16, num_queries=6, width=320, height=240)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posed_views import random_poses, scene_of
@@ -93,6 +93,7 @@ def test_both_errors_must_be_strictly_below_their_limits() -> None:
     assert report.correct(Threshold(0.05, 5)).tolist() == [False, False, True, False]
 
 
+@settings(max_examples=20)
 @given(st.lists(st.none() | st.floats(0, 10), min_size=1, max_size=12))
 def test_wider_limits_recall_no_less(distances: list[float | None]) -> None:
     report = report_of(*distances)

@@ -91,7 +91,9 @@ def dense_error(
     Returns:
         None where no pixel has such a depth.
     """
-    pixels_HW2, rays_HW3 = _pixels_and_rays(camera)
+    pixels_HW2, rays_HW3 = _pixels_and_rays(
+        camera.model, camera.width, camera.height, tuple(camera.params.tolist())
+    )
     known_HW = (depth_HW > _MIN_DEPTH_M) & (depth_HW < _MAX_DEPTH_M) & rays_HW3.isfinite().all(-1)
     if not bool(known_HW.any()):
         return None
@@ -99,21 +101,23 @@ def dense_error(
     points_true_M3 = rays_HW3[known_HW] * depth_HW[known_HW, None]
     est_from_true = cam_from_world @ true_cam_from_world.inverse()
     errors_M = (camera.img_from_cam(est_from_true @ points_true_M3) - pixels_M2).norm(dim=-1)
-    errors_M = errors_M.nan_to_num(nan=math.inf)
+    errors_M = errors_M.nan_to_num(nan=math.inf, posinf=math.inf)
     return DenseError(float(errors_M.mean()), float(errors_M.max()))
 
 
-# Undoing distortion for every pixel is slow, and most scenes have one camera.
+# Undoing distortion for every pixel is slow, and the images of most scenes share their camera.
 @lru_cache(maxsize=2)
-def _pixels_and_rays(camera: Camera) -> tuple[Tensor, Tensor]:
+def _pixels_and_rays(
+    model: str, width: int, height: int, params: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
     """Pixel centres (H, W, 2) and the points (H, W, 3) at depth 1 that they show, NaN if none."""
     row_HW, column_HW = torch.meshgrid(
-        torch.arange(camera.height, dtype=torch.float64),
-        torch.arange(camera.width, dtype=torch.float64),
+        torch.arange(height, dtype=torch.float64),
+        torch.arange(width, dtype=torch.float64),
         indexing="ij",
     )
     pixels_HW2 = torch.stack([column_HW, row_HW], dim=-1) + 0.5
-    plane_HW2 = camera.cam_from_img(pixels_HW2)
+    plane_HW2 = Camera.of(model, width, height, params).cam_from_img(pixels_HW2)
     return pixels_HW2, torch.cat([plane_HW2, torch.ones_like(plane_HW2[..., :1])], dim=-1)
 
 
