@@ -23,6 +23,27 @@ def test_a_curve_ends_at_the_share_that_was_answered() -> None:
         assert height == pytest.approx(100 * np.mean(errors < limit))
 
 
+def test_an_answer_far_off_is_not_counted_before_its_error() -> None:
+    errors = np.array([1.0, 1.1, 1.2, 1e9])
+    figure = figures.error_curves([(Style.of(0), errors)], "error")
+    axes = figure.axes[0]
+    _, y = (np.asarray(values) for values in axes.lines[0].get_data())
+    assert axes.get_xlim()[1] < 1e9 and y[-1] == pytest.approx(75.0)
+
+
+def test_no_dot_is_lost() -> None:
+    """A point beyond the axes is drawn at their edge."""
+    error = np.array([0.0, 1.0, 1.1, 1e9])
+    for figure in (
+        figures.error_against(np.arange(4.0), 3.0, error, Style.of(0), "x", "y"),
+        figures.calibration(np.ones(4), error, Style.of(0), "x", "y"),
+    ):
+        axes = figure.axes[0]
+        drawn = np.asarray(axes.lines[-1].get_ydata(), float)
+        low, high = axes.get_ylim()
+        assert len(drawn) == 4 and (drawn >= low).all() and (drawn <= high).all()
+
+
 def test_styles_differ_without_colour() -> None:
     styles = [Style.of(index) for index in range(36)]
     assert len({(s.color, tuple(s.dash), s.marker) for s in styles}) == 36

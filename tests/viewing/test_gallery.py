@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from reloc.contract import PoseEstimate
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.viewing.gallery import choose, encode, nearest_view
 from reloc.viewing.section import Section
@@ -18,31 +17,32 @@ MakeSection = Callable[..., Section]
 
 def test_best_median_worst_and_declined() -> None:
     error = np.array([np.inf, 3.0, 1.0, 2.0, 5.0, np.inf, 4.0])
-    names = tuple("abcdefg")
-    estimates = {
-        name: PoseEstimate(Rigid3d.identity() if np.isfinite(value) else None)
-        for name, value in zip(names, error, strict=True)
-    }
-    assert choose(names, error, estimates) == [
+    assert choose("abcdefg", error) == [
         ("best", "c"),
-        ("median", "b"),
+        ("median", "g"),
         ("worst", "e"),
-        ("second worst", "g"),
+        ("third worst", "b"),
         ("declined", "a"),
         ("declined", "f"),
     ]
 
 
+def test_a_median_that_was_declined_is_not_shown() -> None:
+    assert choose("abc", np.array([np.inf, 1.0, np.inf])) == [
+        ("best", "b"),
+        ("declined", "a"),
+        ("declined", "c"),
+    ]
+
+
 def test_no_query_is_shown_twice_and_the_declined_are_spread() -> None:
     for count in range(1, 12):
-        names = tuple(str(index) for index in range(count))
-        answered = choose(
-            names, np.arange(count) * 1.0, dict.fromkeys(names, PoseEstimate(Rigid3d.identity()))
-        )
+        names = [str(index) for index in range(count)]
+        answered = choose(names, np.arange(count) * 1.0)
         assert len({name for _, name in answered}) == len(answered) <= 5
-        declined = choose(names, np.full(count, np.inf), dict.fromkeys(names, PoseEstimate(None)))
-        assert [name for _, name in declined][:: len(declined)] == ["0"]
-        assert declined[-1] == ("declined", names[-1])
+        declined = choose(names, np.full(count, np.inf))
+        assert declined[0] == ("declined", "0") and declined[-1] == ("declined", names[-1])
+        assert len(set(declined)) == len(declined) == min(3, count)
 
 
 def test_the_nearest_view_is_the_one_in_that_pose(make_section: MakeSection) -> None:

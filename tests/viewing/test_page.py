@@ -243,6 +243,19 @@ def test_the_best_of_each_column_is_marked(make_section: MakeSection) -> None:
     assert ["<strong>" in cell for cell in bad[:2]] == [False, False]
 
 
+def test_a_failed_run_does_not_decide_the_unit(make_section: MakeSection) -> None:
+    failed = Row.from_json({"method": "orb", "scene": "room", "failed": "out of memory"})
+    page = check(render([Section(failed), make_section(metric=False)]))
+    assert page.tables[0][1][0] == "units" and "no metric scale" in page.text
+
+
+def test_a_scene_whose_mapping_views_are_gone(make_section: MakeSection) -> None:
+    section = make_section(num_queries=3, num_declined=1)
+    assert section.scene is not None
+    page = check(render([replace(section, scene=replace(section.scene, mapping=[]))]))
+    assert "2 of 3 queries were answered." in page.text
+
+
 def test_seeds_tell_runs_apart(make_section: MakeSection) -> None:
     page = check(render([make_section(seed=0), make_section(seed=1)]))
     assert "sift, seed 0 on room" in page.text and "sift, seed 1 on room" in page.text

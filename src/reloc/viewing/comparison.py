@@ -84,7 +84,7 @@ class Table:
 def of_one_scene(rows: Sequence[Row]) -> Table:
     """A row for each method; columns of which nothing is known are left out."""
     positions = [row.median_position for row in rows]
-    unit, scale = position_scale(positions, rows[0].unit)
+    unit, scale = position_scale(positions, unit_of(rows))
     num_queries = max(row.n_queries or 1 for row in rows)
     # One query of many must not vanish: 99.98 % is not 100 %.
     of_percent = max(1, math.ceil(math.log10(num_queries)) - 2)
@@ -118,7 +118,7 @@ def of_scenes(rows: Sequence[Row]) -> Table:
         here = {row.method: row for row in rows if row.place == place}
         found = [here.get(method) for method in methods]
         positions = [row and row.median_position for row in found]
-        unit, scale = position_scale(positions, next(iter(here.values())).unit)
+        unit, scale = position_scale(positions, unit_of(list(here.values())))
         columns += [
             _column(place, unit, positions, decimals=_OF_MEDIANS, factor=scale),
             _column(place, "°", [row and row.median_deg for row in found], decimals=_OF_MEDIANS),
@@ -170,6 +170,11 @@ def _percents(rows: Sequence[Row], label: str) -> list[float | None]:
     return [percents.get(label) for percents in found]
 
 
+def unit_of(rows: Sequence[Row]) -> str:
+    """Of the positions of one scene: a run that failed does not know it."""
+    return next((row.unit for row in rows if not row.failed), "m")
+
+
 def position_scale(values: Sequence[float | None], unit: str) -> tuple[str, float]:
     """The unit to print positions in, and the factor to it: cm where the least is below 1 m."""
     known = [value for value in values if value is not None]
@@ -181,7 +186,11 @@ def quantity(value: float, unit: str) -> str:
     if unit == "m":
         unit, factor = position_scale([value], unit)
         value *= factor
-    number = "∞" if math.isinf(value) else f"{value:.{_decimals(value, digits=3)}f}"
+    number = f"{value:.{_decimals(value, digits=3)}f}"
+    if math.isinf(value):
+        number = "∞"
+    elif float(number) == 0:
+        number = "0"
     return f"{number}{'' if unit == '°' else ' '}{unit}"
 
 

@@ -67,9 +67,9 @@ def error_curves(errors: Sequence[tuple[Style, Array]], label: str) -> Figure:
     finite = np.concatenate([values[np.isfinite(values)] for _, values in errors])
     low, high = _log_limits(finite)
     for style, values in errors:
-        reached = np.sort(values[np.isfinite(values)])
+        reached = np.sort(values[values <= high])
         share = 100 * np.arange(len(reached) + 1) / len(values)
-        x = np.concatenate([[low], np.clip(reached, low, high), [high]])
+        x = np.concatenate([[low], np.maximum(reached, low), [high]])
         y = np.concatenate([share, share[-1:]])
         axes.step(
             x, y, where="post", color=style.color, dashes=style.dash or (None, None), linewidth=1.6
@@ -102,25 +102,31 @@ def tradeoff(
     return figure
 
 
-def error_against(x: Array, error: Array, style: Style, x_label: str, y_label: str) -> Figure:
-    """The error of each query against what the method said of it: (N,) each, finite."""
+def error_against(
+    x: Array, x_high: float, error: Array, style: Style, x_label: str, y_label: str
+) -> Figure:
+    """The error of each query against what the method said of it, from 0 to `x_high`.
+
+    `x` and `error` are (N,) and finite; what has no place on the axes is drawn at their edge.
+    """
     figure, axes = _panel(x_label, y_label)
-    _dots(axes, x, error, style)
-    _log(axes, "y", *_log_limits(error, margin=1.4))
-    span = float(np.ptp(x)) or max(abs(float(x[0])), 1.0)
-    axes.set_xlim(float(x.min()) - 0.05 * span, float(x.max()) + 0.05 * span)
+    low, high = _log_limits(error, margin=1.4)
+    _dots(axes, x, np.clip(error, low, high), style)
+    _log(axes, "y", low, high)
+    axes.set_xlim(0, 1.02 * x_high)
     return figure
 
 
 def calibration(sigma: Array, error: Array, style: Style, x_label: str, y_label: str) -> Figure:
-    """The error of each query against the one its covariance expects: (N,) each, finite, positive.
+    """The error of each query against the one its covariance expects: (N,) each, finite.
 
-    On the line the two are equal; above it the method was too sure.
+    On the line the two are equal; above it the method was too sure. What has no place on the axes,
+    an error of exactly 0 say, is drawn at their edge.
     """
     figure, axes = _panel(x_label, y_label)
     low, high = _log_limits(np.concatenate([sigma, error]), margin=1.4)
     axes.plot([low, high], [low, high], color=FAINT, linewidth=1)
-    _dots(axes, sigma, error, style)
+    _dots(axes, np.clip(sigma, low, high), np.clip(error, low, high), style)
     _log(axes, "x", low, high)
     _log(axes, "y", low, high)
     return figure
@@ -148,15 +154,17 @@ def cameras_from_above(cameras: Trajectory, style: Style) -> tuple[Figure, int]:
     axes.set_ylim(bottom, top)
 
     axes.add_collection(LineCollection(list(cameras.paths), colors=GRID, linewidths=1.2))
-    axes.plot(*cameras.mapping.T, "o", color=FAINT, markersize=1.6, markeredgewidth=0)
+    axes.plot(
+        *cameras.mapping.T, "o", color=FAINT, markersize=3.2 * _crowded(len(cameras.mapping)),
+        markeredgewidth=0,
+    )  # fmt: skip
     declined_M = np.isnan(cameras.estimate[:, 0])
     edge = 0.008 * width
     drawn_M2 = np.clip(cameras.estimate, (left + edge, bottom + edge), (right - edge, top - edge))
     outside_M = ~declined_M & (drawn_M2 != cameras.estimate).any(1)
     segments = np.stack([cameras.truth, drawn_M2], axis=1)[~declined_M]
     axes.add_collection(LineCollection(list(segments), colors=BAD, linewidths=0.8, alpha=0.8))
-    # Frames of a video stand close together: smaller marks keep them apart.
-    size = min(1.0, max(0.5, math.sqrt(80 / len(declined_M))))
+    size = _crowded(len(declined_M))
 
     def marks(points_N2: Array, marker: str, size_pt: float, color: str, edge_pt: float) -> None:
         axes.plot(
@@ -182,13 +190,18 @@ def cameras_from_above(cameras: Trajectory, style: Style) -> tuple[Figure, int]:
     return figure, int(outside_M.sum())
 
 
+def _crowded(count: int) -> float:
+    """Frames of a video stand close together: smaller marks keep them apart."""
+    return min(1.0, max(0.5, math.sqrt(80 / max(count, 1))))
+
+
 def _panel(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=_PANEL_INCHES)
     # Fixed, so that panels side by side have their axes side by side.
-    axes = figure.add_axes((0.145, 0.135, 0.84, 0.845))
+    axes = figure.add_axes((0.175, 0.135, 0.81, 0.845))
     axes.set_xlabel(x_label, fontsize=_FONT_PT, color=INK, parse_math=False)
     axes.set_ylabel(y_label, fontsize=_FONT_PT, color=INK, parse_math=False)
-    axes.yaxis.set_label_coords(-0.13, 0.5)
+    axes.yaxis.set_label_coords(-0.17, 0.5)
     axes.tick_params(which="both", color=FAINT, labelcolor=INK, labelsize=_FONT_PT, width=0.7)
     axes.tick_params(which="minor", length=2)
     axes.grid(color=GRID, linewidth=0.7)
@@ -200,7 +213,9 @@ def _panel(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _dots(axes: Axes, x: Array, y: Array, style: Style) -> None:
-    axes.plot(x, y, "o", color=style.color, markersize=4, markeredgewidth=0, alpha=0.7)
+    axes.plot(
+        x, y, "o", color=style.color, markersize=4, markeredgewidth=0, alpha=0.7, clip_on=False
+    )
 
 
 def _log(axes: Axes, which: str, low: float, high: float) -> None:
@@ -209,20 +224,21 @@ def _log(axes: Axes, which: str, low: float, high: float) -> None:
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
     decades = math.log10(high / low)
-    # Under a decade and a half, powers of ten alone leave an axis with one label.
+    # Within two decades, powers of ten alone would leave an axis with a label or two.
     axis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
 
 
 def _log_limits(values: Array, margin: float = 1.0) -> tuple[float, float]:
-    """Limits of a logarithmic axis round positive values; at least a factor of four wide."""
+    """Limits of a logarithmic axis round most positive values; at least a factor of four wide."""
     positive = values[np.isfinite(values) & (values > 0)]
     if not len(positive):
         return 0.1, 10.0
-    # A handful of nearly perfect answers must not squeeze the rest into a corner.
-    low = max(float(positive.min()), float(np.median(positive)) / 1e3) / margin
-    high = float(positive.max()) * margin
+    # A few answers that are nearly perfect, or far off, must not squeeze the rest into a corner.
+    middle = float(np.median(positive))
+    low = max(float(positive.min()), 1e-3 * middle) / margin
+    high = min(float(positive.max()), 1e4 * middle) * margin
     widen = math.sqrt(max(4 * low / high, 1.0))
     return low / widen, high * widen
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from reloc.contract import PoseEstimate
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
@@ -20,7 +19,8 @@ from reloc.scenes.scene import Scene, View
 
 _LONGER_SIDE_PX = 480
 _JPEG_QUALITY = 78
-_NUM_WORST, _NUM_DECLINED = 3, 3
+_WORST = ("worst", "second worst", "third worst")
+_NUM_DECLINED = 3
 # A view from a tenth of the scene's extent away differs about as much as one turned by this angle.
 _TURN_LIKE_TENTH_OF_EXTENT_DEG = 15.0
 
@@ -57,31 +57,28 @@ class NearestView:
     angle_deg: float
 
 
-def choose(
-    names: tuple[str, ...], error: NDArray[np.float64], estimates: Mapping[str, PoseEstimate]
-) -> list[tuple[str, str]]:
-    """What to show of the queries: (why it is shown, its name).
+def choose(names: Sequence[str], error: NDArray[np.float64]) -> list[tuple[str, str]]:
+    """What to show of N queries: (why it is shown, its name), none of them twice.
+
+    The median is that of all queries, as in a report: there is none where it was declined.
 
     Args:
-        names: (N) of the queries.
-        error: (N,) to rank by; infinite where the query declined.
-        estimates: by the query's name.
+        names: of the queries.
+        error: (N,) to rank by; infinite where the query was declined.
     """
-    declined = [name for name in names if estimates[name].cam_from_world is None]
-    answered = [
-        names[index] for index in np.argsort(error, kind="stable") if names[index] not in declined
-    ]
+    ranked = [names[int(index)] for index in np.argsort(error, kind="stable")]
+    answered = ranked[: int(np.isfinite(error).sum())]
+    declined = [name for name, value in zip(names, error, strict=True) if np.isinf(value)]
     chosen: dict[str, str] = {}
     if answered:
-        worst = answered[::-1][:_NUM_WORST]
         chosen[answered[0]] = "best"
-        chosen.setdefault(answered[(len(answered) - 1) // 2], "median")
-        for place, name in enumerate(worst):
-            chosen.setdefault(name, "worst" if place == 0 else f"{_ordinal(place + 1)} worst")
-    spread = (
-        np.linspace(0, len(declined) - 1, min(_NUM_DECLINED, len(declined))).round().astype(int)
-    )
-    chosen |= {declined[index]: "declined" for index in spread}
+    if (len(names) - 1) // 2 < len(answered):
+        chosen.setdefault(ranked[(len(names) - 1) // 2], "median")
+    for why, name in zip(_WORST, reversed(answered), strict=False):
+        chosen.setdefault(name, why)
+    # Neighbours in a video fail for one reason: those that are shown are far apart.
+    shown = np.linspace(0, len(declined) - 1, min(_NUM_DECLINED, len(declined))).round().astype(int)
+    chosen |= {declined[index]: "declined" for index in shown}
     return [(why, name) for name, why in chosen.items()]
 
 
@@ -120,7 +117,3 @@ def encode(image_3HW: Tensor, caption: str) -> Picture:
     )
     uri = "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
     return Picture(caption, uri, *size)
-
-
-def _ordinal(place: int) -> str:
-    return {2: "second", 3: "third"}.get(place, f"{place}th")

@@ -81,7 +81,7 @@ def run_part(section: Section, style: Style, key: str) -> RunPart:
         missing += _not_given(report)
     examples, above = [], []
     if report is not None and scene is not None and estimates is not None:
-        chosen = gallery.choose(report.names, report.position_error, estimates.by_name)
+        chosen = gallery.choose(report.names, report.position_error)
         letters = {name: chr(ord("A") + index) for index, (_, name) in enumerate(chosen)}
         views = {view.name: view for view in scene.queries}
         examples = [
@@ -144,17 +144,16 @@ def _said_and_true(report: Report, style: Style) -> Iterator[Drawing]:
     answered = report.answered
     unit, scale = comparison.position_scale([float(report.position_error.min())], report.unit)
     position_error = scale * report.position_error
-    for title, label, said in (
-        ("Error and confidence", "confidence", report.confidence),
-        ("Error and inliers", "inliers", report.num_inliers),
+    for title, label, said, limit in (
+        ("Error and confidence", "confidence", report.confidence, 1.0),
+        ("Error and inliers", "inliers", report.num_inliers, None),
     ):
-        drawn = answered & ~np.isnan(said) & (position_error > 0)
+        drawn = answered & ~np.isnan(said)
         if drawn.any():
-            y_label = f"position error ({unit})"
-            yield Drawing(
-                title,
-                figures.error_against(said[drawn], position_error[drawn], style, label, y_label),
-            )
+            x, error = said[drawn], position_error[drawn]
+            high = limit or max(float(x.max()), 1.0)
+            labels = label, f"position error ({unit})"
+            yield Drawing(title, figures.error_against(x, high, error, style, *labels))
     on_line = "On the line, errors are as large as the covariances say; above it, larger."
     sigma = scale * report.position_sigma
     yield from _calibration("position", unit, sigma, position_error, style, on_line)
@@ -165,8 +164,7 @@ def _said_and_true(report: Report, style: Style) -> Iterator[Drawing]:
 def _calibration(
     what: str, unit: str, sigma: Array, error: Array, style: Style, caption: str
 ) -> Iterator[Drawing]:
-    # Neither a claim of certainty nor an exact answer has a place on a logarithmic axis.
-    drawn = np.isfinite(error) & (sigma > 0) & (error > 0)
+    drawn = np.isfinite(error) & np.isfinite(sigma)
     if drawn.any():
         labels = f"expected {what} error ({unit})", f"{what} error ({unit})"
         figure = figures.calibration(sigma[drawn], error[drawn], style, *labels)

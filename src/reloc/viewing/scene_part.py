@@ -43,15 +43,17 @@ def scene_part(sections: Sequence[Section], styles: Mapping[str, Style], key: st
 
 
 def _about(sections: Sequence[Section]) -> str:
-    row = sections[0].row
-    sentences = [f"Ground truth: {row.ground_truth or 'not recorded'}."]
+    rows = [section.row for section in sections]
+    unit = comparison.unit_of(rows)
+    ground_truths = dict.fromkeys(row.ground_truth for row in rows if row.ground_truth)
+    sentences = [f"Ground truth: {', '.join(ground_truths) or 'not recorded'}."]
     scene = next((section.scene for section in sections if section.scene is not None), None)
     if scene is not None:
         sentences.append(
             f"{len(scene.mapping)} mapping views, {len(scene.queries)} queries; the box round the "
-            f"mapping cameras measures {quantity(scene.extent, row.unit)} from corner to corner."
+            f"mapping cameras measures {quantity(scene.extent, unit)} from corner to corner."
         )
-    if row.unit != "m":
+    if unit != "m":
         sentences.append("The scene has no metric scale: lengths are in arbitrary units.")
     return " ".join(sentences)
 
@@ -69,7 +71,9 @@ def _error_curves(reports: Sequence[tuple[Style, Report]]) -> Iterator[Drawing]:
 
 
 def _tradeoffs(rows: Sequence[Row], styles: Mapping[str, Style]) -> Iterator[Drawing]:
-    unit, scale = comparison.position_scale([row.median_position for row in rows], rows[0].unit)
+    unit, scale = comparison.position_scale(
+        [row.median_position for row in rows], comparison.unit_of(rows)
+    )
     for title, label, costs in (
         ("Accuracy and size", "map (MB)", [row.map_mb for row in rows]),
         ("Accuracy and speed", "one query (ms, median)", [row.query_ms_median for row in rows]),
