@@ -29,7 +29,7 @@ from reloc.scenes.scene import Query
 _NUM_NEAR = 4
 # Logistic regression of being right on the logarithm of the first round's inliers, by
 # `benchmarks/confidence.py`.
-_HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 12.0, 8.0
+_HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 9.29, 2.66
 # Distances above which two descriptors are of different things: RootSIFT of length 512, bits of
 # ORB.
 _MAX_DESCRIPTOR_DISTANCE = {"sift": 300.0, "orb": 56.0}
