@@ -18,7 +18,7 @@ settings.load_profile("reloc")
 SHARED_DATA = Path(os.environ.get("RELOC_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; skips the test where there is none."""
     if not SHARED_DATA.is_dir():
@@ -29,4 +29,4 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_room() -> Scene:
     """A synthetic room that costs seconds; its pictures are rendered once for all tests."""
-    return synthetic_scene(seed=2, num_mapping=16, num_queries=6, width=320, height=240)
+    return synthetic_scene(seed=1, num_mapping=40, num_queries=12, width=240, height=180)

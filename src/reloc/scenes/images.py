@@ -74,9 +74,8 @@ def read_header(path: Path) -> ImageHeader:
         InputError: the file is missing or no image.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # Pillow warns of damaged tags, which then are as good as absent.
-            warnings.simplefilter("ignore")
+        # Pillow warns of damaged tags, which then are as good as absent.
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             width, height = image.size
             exif = image.getexif()
             tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}

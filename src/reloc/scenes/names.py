@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from reloc.input_error import InputError
 from reloc.scenes.text import shortened
@@ -49,7 +49,7 @@ class NameIndex:
 
 def spellings(name: str) -> set[str]:
     """`a/b/c.color.jpg`: that, `a/b/c.color`, `a/b/c`, and each of them from b or from c on."""
-    parts = PurePosixPath(name).parts or (name,)
+    parts = name.split("/")
     tails = ["/".join(parts[start:]) for start in range(len(parts))]
     dots = [position for position, letter in enumerate(parts[-1]) if letter == "." and position]
     endings = [""] + [parts[-1][position:] for position in dots]

@@ -8,7 +8,7 @@ re-localisation", ICCV 2021: files SCENE_train.txt and SCENE_test.txt with lines
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,7 @@ class PseudoTruth:
 
 
 def find_pseudo_truth(
-    path: Path, key: str, dataset: str, options: LoadOptions, needed: Collection[str]
+    path: Path, key: str, dataset: str, options: LoadOptions
 ) -> PseudoTruth | None:
     """The published poses that are wanted: by default sfm where it is there.
 
@@ -57,23 +57,24 @@ def find_pseudo_truth(
         key: of the scene, in the names of the files.
         dataset: folder between sfm and the files in the authors' own repository.
         options: for ground_truth and pgt.
-        needed: ground truths that come from nowhere else.
 
     Returns:
-        None where there is none, and the frames' own poses are to be taken.
+        None where there is none, and those of the frames' pose.txt are to be taken.
 
     Raises:
-        InputError: the one that is wanted is needed and not there.
+        InputError: there is none where --pgt says, or no sfm, which pose.txt cannot replace.
     """
-    roots = [options.pgt] if options.pgt else [path / "pgt", path / "../pgt", path / "../../pgt"]
+    scene = path.resolve()
+    beside = [folder / "pgt" for folder in (scene, scene.parent, scene.parent.parent)]
+    roots = [options.pgt] if options.pgt else beside
     wanted = options.ground_truth or "sfm"
     for folder in (root / _FOLDERS[wanted] / sub for root in roots for sub in ("", dataset)):
         files = [folder / f"{key}_{part}.txt" for part in ("train", "test")]
         lines = [line for file in files if file.is_file() for line in read_lines(file)]
         if lines:
             return PseudoTruth(wanted, {_frame(line): line for line in lines})
-    if options.ground_truth in needed or options.pgt:
-        where = options.pgt or path.resolve().parent / "pgt"
+    if options.ground_truth == "sfm" or options.pgt:
+        where = options.pgt or scene.parent / "pgt"
         raise InputError(
             f"there is no {wanted} ground truth of {key} in {where}: --pgt says where it is"
         )

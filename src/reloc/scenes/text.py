@@ -77,16 +77,14 @@ def read_text(path: Path) -> str:
         InputError: it is missing, or no text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    # Of its bytes, or of a zero in its name.
     except ValueError:
         raise InputError(f"{path} is no text file") from None
-    if "\0" in text:
-        raise InputError(f"{path} is no text file")
-    return text
 
 
 def read_lines(path: Path, comments: bool = False) -> list[Line]:

@@ -45,7 +45,7 @@ def _load(path: Path, options: LoadOptions) -> Scene:
         raise InputError("12-Scenes has no raw ground truth: its depth is registered to the colour")
     scene = path.resolve()
     key = f"{scene.parent.name}_{scene.name}"
-    truth = find_pseudo_truth(path, key, "12scenes", options, needed=("sfm",))
+    truth = find_pseudo_truth(path, key, "12scenes", options)
     ground_truth = truth.ground_truth if truth else "d-slam"
     info = {
         line.text.partition("=")[0].strip(): Line(line.text.partition("=")[2].strip(), line.where)

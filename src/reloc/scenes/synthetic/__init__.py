@@ -12,7 +12,8 @@ from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.scenes.scene import Scene, View
-from reloc.scenes.synthetic.render import Lighting, Sensor
+from reloc.scenes.synthetic.develop import Sensor
+from reloc.scenes.synthetic.render import Lighting
 from reloc.scenes.synthetic.room import Room
 from reloc.scenes.synthetic.walk import take_walk
 
@@ -20,6 +21,8 @@ __all__ = ["Lighting", "Room", "Sensor", "synthetic_scene"]
 
 _FOCAL_OVER_LONGER_SIDE = 525 / 640
 _FRAMES_PER_SECOND = 3.0
+# Of the first walk, so that neighbouring views overlap.
+_MAX_STEP_M = 0.22
 
 
 def synthetic_scene(
@@ -35,7 +38,8 @@ def synthetic_scene(
 ) -> Scene:
     """A furnished room, seen on two walks: one to map it, one to ask.
 
-    Pictures are rendered when they are read, and kept. Each depends on the seed and its place in its walk only.
+    Pictures are rendered when they are read, and kept. Each depends on the seed and its place in
+    its walk only.
 
     Args:
         seed: of the room and the walks.
@@ -59,9 +63,13 @@ def synthetic_scene(
         camera = Camera.simple_pinhole(_FOCAL_OVER_LONGER_SIDE * max(width, height), width, height)
     room = Room(seed, photos)
     map_rng, query_rng = np.random.default_rng([seed, 1]).spawn(2)
-    map_height_m, query_height_m = float(map_rng.uniform(1.5, 1.65)), float(query_rng.uniform(1.25, 1.4))
-    mapping = take_walk(room, num_mapping, map_height_m, map_rng)
-    queries = take_walk(room, num_queries, query_height_m, query_rng)
+    map_height_m, query_height_m = (
+        float(map_rng.uniform(1.5, 1.65)),
+        float(query_rng.uniform(1.25, 1.4)),
+    )
+    mapping = take_walk(room, num_mapping, map_height_m, map_rng, max_step_m=_MAX_STEP_M)
+    mapped_N2 = np.array([pose.inverse().translation[:2].tolist() for pose in mapping])
+    queries = take_walk(room, num_queries, query_height_m, query_rng, beside_N2=mapped_N2)
     return Scene(
         name=f"room-{seed}",
         mapping=_views("mapping", mapping, room, camera, Lighting()),
@@ -92,13 +100,12 @@ def _view(
     def taken() -> tuple[Tensor, Tensor]:
         return room.render(camera, pose, lighting, sensor, int(noise_seed))
 
-    return View(
-        name=name,
-        camera=camera,
-        cam_from_world=pose,
-        # Copies: a caller may write into what it was given.
-        image_reader=lambda: taken()[0].clone(),
-        depth_reader=lambda: taken()[1].clone(),
-        sequence=walk,
-        timestamp_s=number / _FRAMES_PER_SECOND,
-    )
+    # Copies: a caller may write into what it was given.
+    def read_image() -> Tensor:
+        return taken()[0].clone()
+
+    def read_depth() -> Tensor:
+        return taken()[1].clone()
+
+    seconds = number / _FRAMES_PER_SECOND
+    return View(name, camera, pose, read_image, read_depth, walk, seconds)

@@ -16,7 +16,7 @@ _WIDTH = SIZE + 2 + SIZE // 2 + 2
 
 
 def _corners() -> Floats:
-    """Column and row (_SCALES, 2) of each scale within a layer: the first on the left, the rest in a column."""
+    """Column and row (_SCALES, 2) of each scale in a layer: the first, a column of the others."""
     corners = [(0, 0)]
     row = 0
     for scale in range(1, _SCALES):
@@ -67,12 +67,16 @@ class Atlas:
             blend_N = blend_N[:, None]
         return (fine * (1 - blend_N) + coarse * blend_N) * np.float32(1 / 255)
 
-    def _sample(self, layer_N: Floats, uv_N2: Floats, scale_N: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def _sample(
+        self, layer_N: Floats, uv_N2: Floats, scale_N: NDArray[np.int32]
+    ) -> NDArray[np.uint8]:
         side_N = np.ldexp(np.float32(SIZE), -scale_N)
         corner_N2 = self._corner_L2[scale_N]
         # OpenCV's texel centres are whole numbers; the frame adds one.
         x_N = corner_N2[:, 0] + uv_N2[:, 0] * side_N + np.float32(0.5)
-        y_N = corner_N2[:, 1] + uv_N2[:, 1] * side_N + layer_N * np.float32(_PITCH) + np.float32(0.5)
+        y_N = (
+            corner_N2[:, 1] + uv_N2[:, 1] * side_N + layer_N * np.float32(_PITCH) + np.float32(0.5)
+        )
         return look_up(self._image, x_N, y_N)
 
 

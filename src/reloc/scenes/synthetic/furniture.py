@@ -1,7 +1,7 @@
 """Furniture and small things.
 
-Each function draws one piece with a pen whose frame has x along the wall, y away from it and z up; a piece of
-width w and depth d fills 0 ... w by 0 ... d. Metres.
+Each function draws one piece with a pen whose frame has x along the wall, y away from it and z up;
+a piece of width w and depth d fills 0 ... w by 0 ... d. Metres.
 """
 
 from __future__ import annotations
@@ -34,7 +34,12 @@ def book_pile(pen: Pen, style: Style) -> None:
 def mug(pen: Pen, style: Style) -> None:
     """A cup."""
     radius, height = pen.rng.uniform(0.035, 0.05), pen.rng.uniform(0.08, 0.11)
-    profile = [(0.8 * radius, 0.5 * height), (0.9 * radius, height), (radius, height), (radius, 0.0)]
+    profile = [
+        (0.8 * radius, 0.5 * height),
+        (0.9 * radius, height),
+        (radius, height),
+        (radius, 0.0),
+    ]
     pen.lathe((0, 0, 0), profile, style.small())
 
 
@@ -59,7 +64,11 @@ def bottle(pen: Pen, style: Style) -> None:
 
 def packet(pen: Pen, style: Style) -> None:
     """A box with pictures on it."""
-    width, depth, height = pen.rng.uniform(0.08, 0.26), pen.rng.uniform(0.05, 0.2), pen.rng.uniform(0.06, 0.3)
+    width, depth, height = (
+        pen.rng.uniform(0.08, 0.26),
+        pen.rng.uniform(0.05, 0.2),
+        pen.rng.uniform(0.06, 0.3),
+    )
     turned = pen.at(0, 0, 0, pen.rng.uniform(-40, 40))
     turned.box((-width / 2, -depth / 2, 0), (width / 2, depth / 2, height), style.label())
 
@@ -69,7 +78,10 @@ def standing_picture(pen: Pen, style: Style) -> None:
     width, height = pen.rng.uniform(0.12, 0.22), pen.rng.uniform(0.14, 0.26)
     turned = pen.at(0, 0, 0, pen.rng.uniform(-30, 30))
     lean = 0.2 * height
-    for margin, material, forward in ((0.0, style.furniture(), 0.0), (0.015, style.picture(), 0.003)):
+    for margin, material, forward in (
+        (0.0, style.furniture(), 0.0),
+        (0.015, style.picture(), 0.003),
+    ):
         top = (width / 2 - margin, -lean + forward, height - margin)
         right = (-width + 2 * margin, 0, 0)
         turned.rect(top, right, (0, lean, -height + 2 * margin), material, thin=True)
@@ -99,7 +111,9 @@ def _glowing_shade(
     pen.lathe((0, 0, z), [(0.65 * radius, height), (radius, 0)], style.shade, sides=20)
     middle = (0.0, 0.0, z + height / 2)
     clearance_m = 1.25 * float(np.hypot(radius, height / 2))
-    pen.shine(_LAMPS, middle, ((0.05, 0, 0), (0, 0.05, 0)), power, clearance_m=clearance_m, samples=4)
+    pen.shine(
+        _LAMPS, middle, ((0.05, 0, 0), (0, 0.05, 0)), power, clearance_m=clearance_m, samples=3
+    )
 
 
 def small_plant(pen: Pen, style: Style) -> None:
@@ -112,7 +126,9 @@ def paper(pen: Pen, style: Style) -> None:
     for number in range(int(pen.rng.integers(1, 4))):
         turned = pen.at(0, 0, 0.002 * (number + 1), pen.rng.uniform(0, 360))
         x, y = pen.rng.uniform(-0.05, 0.05, 2)
-        turned.rect((x - 0.1, y + 0.14, 0), (0.2, 0, 0), (0, -0.28, 0), style.material("page"), thin=True)
+        turned.rect(
+            (x - 0.1, y + 0.14, 0), (0.2, 0, 0), (0, -0.28, 0), style.material("page"), thin=True
+        )
 
 
 def ball(pen: Pen, style: Style) -> None:
@@ -135,14 +151,21 @@ _SMALL_THINGS = (
 )
 
 
-def clutter(pen: Pen, style: Style, width: float, depth: float, count: int, *, tall: bool = True) -> None:
+def clutter(
+    pen: Pen, style: Style, width: float, depth: float, count: int, *, tall: bool = True
+) -> None:
     """Small things on a surface at z = 0, apart from each other."""
-    things = [thing for thing, _ in _SMALL_THINGS if tall or thing not in (vase, bottle, small_plant)]
+    things = [
+        thing for thing, _ in _SMALL_THINGS if tall or thing not in (vase, bottle, small_plant)
+    ]
     weights = np.array([weight for thing, weight in _SMALL_THINGS if thing in things], float)
     taken: list[tuple[float, float]] = []
     for _ in range(4 * count):
         margin = min(0.13, 0.4 * depth)
-        x, y = pen.rng.uniform(0.13, max(width - 0.13, 0.14)), pen.rng.uniform(margin, depth - margin)
+        x, y = (
+            pen.rng.uniform(0.13, max(width - 0.13, 0.14)),
+            pen.rng.uniform(margin, depth - margin),
+        )
         if len(taken) < count and all(np.hypot(x - a, y - b) > 0.24 for a, b in taken):
             taken.append((x, y))
             thing = things[int(pen.rng.choice(len(things), p=weights / weights.sum()))]
@@ -204,7 +227,9 @@ def _fronts(
     for column in range(columns):
         for row in range(rows):
             x, z = low[0] + column * step_x, low[1] + row * step_z
-            pen.box((x + 0.006, y, z + 0.006), (x + step_x - 0.006, y + 0.018, z + step_z - 0.006), face)
+            pen.box(
+                (x + 0.006, y, z + 0.006), (x + step_x - 0.006, y + 0.018, z + step_z - 0.006), face
+            )
             is_door = step_z > step_x
             side = 0.86 if column % 2 == 0 else 0.14
             grip_x = x + (side if is_door else 0.5) * step_x
@@ -214,7 +239,9 @@ def _fronts(
             else:
                 half_x, half_z = (0.008, 0.07) if is_door else (0.07, 0.008)
                 low_corner = (grip_x - half_x, y + 0.018, grip_z - half_z)
-                pen.box(low_corner, (grip_x + half_x, y + 0.045, grip_z + half_z), handle, faces="xXYZz")
+                pen.box(
+                    low_corner, (grip_x + half_x, y + 0.045, grip_z + half_z), handle, faces="xXYZz"
+                )
 
 
 def wardrobe(pen: Pen, style: Style, width: float, depth: float, height: float) -> None:
@@ -239,8 +266,12 @@ def dresser(pen: Pen, style: Style, width: float, depth: float, height: float) -
     for x in (0.03, width - 0.07):
         for y in (0.03, depth - 0.1):
             pen.box((x, y, 0), (x + 0.04, y + 0.04, 0.08), style.black, faces="xXyY")
-    columns, rows = (round(width / 0.45), 1) if pen.rng.random() < 0.4 else (2, round(height / 0.25))
-    _fronts(pen, style, face, (0.01, 0.09), (width - 0.01, height - 0.03), columns, rows, depth - 0.03)
+    columns, rows = (
+        (round(width / 0.45), 1) if pen.rng.random() < 0.4 else (2, round(height / 0.25))
+    )
+    _fronts(
+        pen, style, face, (0.01, 0.09), (width - 0.01, height - 0.03), columns, rows, depth - 0.03
+    )
     top = pen.at(0, 0, height)
     clutter(top, style, width, depth, round(width / 0.25))
     if pen.rng.random() < 0.5:
@@ -286,7 +317,13 @@ def sofa(pen: Pen, style: Style, width: float, depth: float, height: float) -> N
     pen.box((arm, 0.2, 0.05), (width - arm, depth - 0.02, seat - 0.14), cloth)
     for number in range(count):
         x = arm + number * step
-        _cushion(pen.at(x + step / 2, 0.2 + (depth - 0.2) / 2, seat - 0.07), cloth, step, depth - 0.2, 0.15)
+        _cushion(
+            pen.at(x + step / 2, 0.2 + (depth - 0.2) / 2, seat - 0.07),
+            cloth,
+            step,
+            depth - 0.2,
+            0.15,
+        )
         pillow = pen.at(x + step / 2 + pen.rng.uniform(-0.1, 0.1), 0.3, seat + 0.2)
         _standing_cushion(pillow, style.material("fabric"), pen.rng.uniform(0.36, 0.48))
     if pen.rng.random() < 0.5:
@@ -323,7 +360,13 @@ def bed(pen: Pen, style: Style, width: float, depth: float, height: float) -> No
     wood = style.furniture()
     pen.box((0, 0, 0), (width, 0.06, height), wood)
     pen.box((0, 0.06, 0.12), (width, depth, 0.34), wood)
-    _cushion(pen.at(width / 2, 0.06 + (depth - 0.06) / 2, 0.42), style.white, width - 0.04, depth - 0.08, 0.3)
+    _cushion(
+        pen.at(width / 2, 0.06 + (depth - 0.06) / 2, 0.42),
+        style.white,
+        width - 0.04,
+        depth - 0.08,
+        0.3,
+    )
     start = depth * pen.rng.uniform(0.3, 0.5)
     cover = pen.at(width / 2, start + (depth - start) / 2, 0.44)
     _cushion(cover, style.material("fabric"), width + 0.03, depth - start + 0.04, 0.33)
@@ -340,7 +383,9 @@ def television(pen: Pen, style: Style, width: float, depth: float, height: float
     _fronts(pen, style, body, (0, 0.05), (width, dresser_height - 0.03), 3, 1, depth)
     set_width = width * 0.8
     left, z = (width - set_width) / 2, dresser_height + 0.06
-    pen.box((left, 0.15, z), (left + set_width, 0.2, z + 0.56 * set_width), style.black, faces="xXyYZz")
+    pen.box(
+        (left, 0.15, z), (left + set_width, 0.2, z + 0.56 * set_width), style.black, faces="xXyYZz"
+    )
     glass = Material(style.black.layer, metres=1, tint=(0.02, 0.02, 0.025), gloss=0.1, wear=0.2)
     corner = (left + set_width - 0.015, 0.201, z + 0.56 * set_width - 0.015)
     pen.rect(corner, (-set_width + 0.03, 0, 0), (0, 0, -0.56 * set_width + 0.03), glass)
@@ -394,7 +439,9 @@ def plant(pen: Pen, style: Style, radius: float, height: float) -> None:
 def floor_lamp(pen: Pen, style: Style, width: float, depth: float, height: float) -> None:
     """A stand with a shade."""
     middle = pen.at(width / 2, depth / 2)
-    middle.lathe((0, 0, 0), [(0.012, height - 0.1), (0.012, 0.03), (0.14, 0.02), (0.15, 0)], style.metal)
+    middle.lathe(
+        (0, 0, 0), [(0.012, height - 0.1), (0.012, 0.03), (0.14, 0.02), (0.15, 0)], style.metal
+    )
     _glowing_shade(middle, style, height - 0.3, 0.2, 0.26, power=1.0)
 
 
@@ -419,7 +466,9 @@ def _table(
     for x in (inset, width - inset - leg):
         for y in (inset, depth - inset - leg):
             pen.box((x, y, 0), (x + leg, y + leg, height - 0.03), legs, faces="xXyY")
-    pen.box((0.06, 0.06, height - 0.1), (width - 0.06, depth - 0.06, height - 0.03), wood, faces="xXyY")
+    pen.box(
+        (0.06, 0.06, height - 0.1), (width - 0.06, depth - 0.06, height - 0.03), wood, faces="xXyY"
+    )
 
 
 def dining_table(pen: Pen, style: Style, width: float, depth: float) -> None:
@@ -491,7 +540,9 @@ def clock(pen: Pen, style: Style, radius: float) -> None:
     """A round clock about the origin."""
     angle = np.linspace(0, 2 * np.pi, 25)
     for scale, y, material in ((1.0, 0.03, style.black), (0.9, 0.031, style.label())):
-        rim = np.stack([-scale * radius * np.sin(angle), np.full(25, y), scale * radius * np.cos(angle)], 1)
+        rim = np.stack(
+            [-scale * radius * np.sin(angle), np.full(25, y), scale * radius * np.cos(angle)], 1
+        )
         middle = np.broadcast_to([0, y, 0], rim.shape)
         # The texture's lower edge is the clock's middle: a pattern of sectors.
         pen.sheet(np.stack([rim, middle]), material, thin=True)
@@ -514,7 +565,7 @@ def pendant(pen: Pen, style: Style, drop: float) -> None:
     pen.lathe((0, 0, -drop - 0.1), profile, glowing, sides=20)
     corner = (-radius / 2, -radius / 2, -drop - 0.12)
     sides = ((radius, 0.0, 0.0), (0.0, radius, 0.0))
-    pen.shine(_CEILING, corner, sides, 2.6, clearance_m=0.05, samples=7)
+    pen.shine(_CEILING, corner, sides, 2.6, clearance_m=0.05, samples=5)
 
 
 def ceiling_panel(pen: Pen, style: Style) -> None:
@@ -524,4 +575,4 @@ def ceiling_panel(pen: Pen, style: Style) -> None:
     glowing = Material(style.white.layer, metres=1, tint=(1.0, 1.0, 1.0), glow=4.0, wear=0)
     pen.rect((-half, -half, -0.05), (2 * half, 0, 0), (0, 2 * half, 0), glowing)
     sides = ((2 * half, 0.0, 0.0), (0.0, 2 * half, 0.0))
-    pen.shine(_CEILING, (-half, -half, -0.06), sides, 2.4, normal=(0.0, 0.0, -1.0), samples=7)
+    pen.shine(_CEILING, (-half, -half, -0.06), sides, 2.4, normal=(0.0, 0.0, -1.0), samples=5)

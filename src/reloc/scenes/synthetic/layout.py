@@ -23,7 +23,7 @@ _OVERLAP_M = 0.03
 
 @dataclass(frozen=True)
 class _Piece:
-    """Furniture that stands against a wall: how to draw it, its sizes from ... to, and how often it is chosen."""
+    """Furniture that stands against a wall: how to draw it, its sizes from ... to, how often."""
 
     draw: Callable[[Pen, Style, float, float, float], None]
     width: tuple[float, float]
@@ -100,7 +100,10 @@ def furnish(pen: Pen, style: Style, size: tuple[float, float, float]) -> None:
 def _walls(pen: Pen, style: Style, width: float, depth: float) -> list[_Wall]:
     """Four walls; one or two of them have another material."""
     kinds = ["plaster", "plaster", "plaster", "wallpaper", "wallpaper", "brick", "planks"]
-    common, accent = style.material(str(pen.rng.choice(kinds[:5]))), style.material(str(pen.rng.choice(kinds[3:])))
+    common, accent = (
+        style.material(str(pen.rng.choice(kinds[:5]))),
+        style.material(str(pen.rng.choice(kinds[3:]))),
+    )
     materials = [common] * 4
     for number in pen.rng.permutation(4)[: int(pen.rng.integers(1, 3))]:
         materials[number] = accent
@@ -110,7 +113,9 @@ def _walls(pen: Pen, style: Style, width: float, depth: float) -> list[_Wall]:
         (pen.at(width, depth, 0, 180), width),
         (pen.at(0, depth, 0, 270), depth),
     ]
-    return [_Wall(frame, length, look) for (frame, length), look in zip(frames, materials, strict=True)]
+    return [
+        _Wall(frame, length, look) for (frame, length), look in zip(frames, materials, strict=True)
+    ]
 
 
 def _footprint(pen: Pen, width: float, depth: float) -> Box2:
@@ -198,7 +203,7 @@ def _draw_window(pen: Pen, style: Style, width: float, height: float) -> None:
     furniture.clutter(pen, style, width, 0.15, int(pen.rng.integers(0, 3)))
     sides = ((width, 0.0, 0.0), (0.0, 0.0, height))
     power = 1.3 * width * height
-    pen.shine(_DAYLIGHT, (0, 0.0, 0), sides, power, normal=(0.0, 1.0, 0.0), samples=9)
+    pen.shine(_DAYLIGHT, (0, 0.0, 0), sides, power, normal=(0.0, 1.0, 0.0), samples=6)
 
 
 def _curtain(pen: Pen, cloth: Material, width: float, low: float, high: float) -> None:
@@ -237,9 +242,7 @@ def _draw_face(wall: _Wall, material: Material, low: float, high: float) -> None
     _draw_part(wall, material, x, wall.length + _OVERLAP_M, low, high)
 
 
-def _draw_part(
-    wall: _Wall, material: Material, x0: float, x1: float, z0: float, z1: float
-) -> None:
+def _draw_part(wall: _Wall, material: Material, x0: float, x1: float, z0: float, z1: float) -> None:
     if x1 > x0 and z1 > z0:
         # The texture goes on from part to part.
         start_m = (wall.length - x1, 10 - z1)
@@ -276,7 +279,9 @@ def _furnish_walls(walls: list[_Wall], style: Style, standing: list[Box2]) -> No
     for _ in range(140):
         piece = _PIECES[int(rng.choice(len(_PIECES), p=weights / weights.sum()))]
         wall = walls[int(rng.integers(4))]
-        width, depth, height = (float(rng.uniform(*span)) for span in (piece.width, piece.depth, piece.height))
+        width, depth, height = (
+            float(rng.uniform(*span)) for span in (piece.width, piece.depth, piece.height)
+        )
         if width > wall.length - 0.1:
             continue
         x = float(rng.uniform(0.03, wall.length - width - 0.03))
@@ -303,7 +308,10 @@ def _furnish_middle(
         size_x, size_y = (wide, long) if turned else (long, wide)
         if size_x + 1.6 > width or size_y + 1.6 > depth:
             continue
-        x, y = pen.rng.uniform(0.8, width - 0.8 - size_x), pen.rng.uniform(0.8, depth - 0.8 - size_y)
+        x, y = (
+            pen.rng.uniform(0.8, width - 0.8 - size_x),
+            pen.rng.uniform(0.8, depth - 0.8 - size_y),
+        )
         place = pen.at(x + size_x, y, 0, 90) if turned else pen.at(x, y)
         box = _footprint(place, long, wide)
         if _overlaps(box, standing, gap=aisle):
@@ -323,14 +331,17 @@ def _furnish_middle(
 def _hang_things(wall: _Wall, style: Style, height: float) -> None:
     """Pictures, shelves, a clock, a mirror, where the wall is bare."""
     pen, rng = wall.pen, wall.pen.rng
-    for _ in range(int(rng.integers(12, 40))):
+    for _ in range(int(rng.integers(20, 60))):
         draw = rng.random()
         wide, tall = rng.uniform(0.25, 0.95), rng.uniform(0.25, 0.95)
         if draw < 0.12:
             wide, tall = rng.uniform(0.6, 1.2), 0.36
         elif draw < 0.2:
             wide = tall = rng.uniform(0.25, 0.36)
-        x, z = rng.uniform(0.1, wall.length - wide - 0.1), rng.uniform(0.9, max(height - tall - 0.15, 0.95))
+        x, z = (
+            rng.uniform(0.1, wall.length - wide - 0.1),
+            rng.uniform(0.9, max(height - tall - 0.15, 0.95)),
+        )
         if x < 0.1 or z + tall > height - 0.1:
             continue
         box = (x, z, x + wide, z + tall)

@@ -50,8 +50,8 @@ def light_up(
 ) -> Lightmap:
     """Compute the light on all patches.
 
-    Source of the indirect part: final gathering, iterated; Ward et al., "A ray tracing solution for diffuse
-    interreflection", SIGGRAPH 1988.
+    Source of the indirect part: final gathering, iterated; Ward et al., "A ray tracing solution for
+    diffuse interreflection", SIGGRAPH 1988.
 
     Args:
         patches: of the room.
@@ -103,7 +103,7 @@ class _Samples:
 
 
 def _packed(count_P2: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Corners (P, 2), x and y, of rectangles on shelves of _WIDTH; and the height of all shelves."""
+    """Corners (P, 2), x and y, of rectangles on shelves of _WIDTH; and all shelves' height."""
     corner_P2 = np.zeros_like(count_P2)
     x = y = shelf = 0
     for number in np.argsort(-count_P2[:, 1], kind="stable"):
@@ -115,9 +115,7 @@ def _packed(count_P2: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     return corner_P2, int(y + shelf)
 
 
-def _samples(
-    patches: Sequence[Patch], shapes: Shapes, count_P2: NDArray[np.int64]
-) -> _Samples:
+def _samples(patches: Sequence[Patch], shapes: Shapes, count_P2: NDArray[np.int64]) -> _Samples:
     """Sample points and normals, interpolated between the points of the patches."""
     shape_P2 = np.array([patch.points_VU3.shape[1::-1] for patch in patches])
     first_P = np.concatenate([[0], np.cumsum(shape_P2.prod(axis=1))[:-1]])
@@ -129,7 +127,9 @@ def _samples(
     )
     per_patch_P = count_P2.prod(axis=1)
     patch_N = np.repeat(np.arange(len(patches)), per_patch_P)
-    within_N = np.arange(len(patch_N)) - np.repeat(np.cumsum(per_patch_P) - per_patch_P, per_patch_P)
+    within_N = np.arange(len(patch_N)) - np.repeat(
+        np.cumsum(per_patch_P) - per_patch_P, per_patch_P
+    )
     columns_N = count_P2[patch_N, 0]
     index_N2 = np.stack([within_N % columns_N, within_N // columns_N], axis=1)
     st_N2 = index_N2 / (count_P2[patch_N] - 1)
@@ -170,7 +170,9 @@ def _from_lamp(lamp: Lamp, samples: _Samples, tracer: Tracer, rng: np.random.Gen
             emitted_N = np.float32(1)
             if lamp.normal is not None:
                 emitted_N = np.maximum(-(ray_N3 @ lamp.normal.astype(np.float32)) / length_N, 0)
-            strength_N = np.maximum(cosine_N * side_N, 0) * emitted_N / np.maximum(length_N, 0.15) ** 2
+            strength_N = (
+                np.maximum(cosine_N * side_N, 0) * emitted_N / np.maximum(length_N, 0.15) ** 2
+            )
             lit = np.flatnonzero(strength_N * lamp.power > _LEAST)
             origin_N3 = points_N3[lit] + (_OFFSET_M * side_N[lit, None]) * normals_N3[lit]
             reach_N = np.maximum(1 - lamp.clearance_m / length_N[lit], 0.01).astype(np.float32)
@@ -184,7 +186,7 @@ def _from_lamp(lamp: Lamp, samples: _Samples, tracer: Tracer, rng: np.random.Gen
 def _seen(
     samples: _Samples, tracer: Tracer, count_P2: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Numbers (N, _GATHER_RAYS) of the samples that each sample gets light from, cosine-weighted."""
+    """Numbers (N, _GATHER_RAYS) of samples that each sample gets light from, cosine-weighted."""
     count = len(samples.points_N3)
     per_patch_P = count_P2.prod(axis=1)
     first_P = np.cumsum(per_patch_P) - per_patch_P
@@ -199,11 +201,15 @@ def _seen(
             z_N = 1 - 2 * (number + random_N2[:, 0]) / _GATHER_RAYS
             angle_N = np.float32(2 * np.pi) * random_N2[:, 1]
             radius_N = np.sqrt(np.maximum(1 - z_N * z_N, 0))
-            ball_N3 = np.stack([radius_N * np.cos(angle_N), radius_N * np.sin(angle_N), z_N], axis=1)
+            ball_N3 = np.stack(
+                [radius_N * np.cos(angle_N), radius_N * np.sin(angle_N), z_N], axis=1
+            )
             hits = tracer.cast(origins_N3, (ball_N3 + 1.001 * normals_N3).astype(np.float32))
             patch_N = tracer.patch_of_triangle_T[hits.triangle_N]
             nearest_N2 = np.rint(hits.st_N2 * (count_P2[patch_N] - 1)).astype(np.int64)
-            found[:, number] = first_P[patch_N] + nearest_N2[:, 1] * count_P2[patch_N, 0] + nearest_N2[:, 0]
+            found[:, number] = (
+                first_P[patch_N] + nearest_N2[:, 1] * count_P2[patch_N, 0] + nearest_N2[:, 0]
+            )
         return found
 
     return np.concatenate(in_chunks(seen, count))

@@ -1,4 +1,4 @@
-"""Pictures of a room: rays to radiance, radiance to the bytes of a photo."""
+"""What is seen of a room along rays: linear light, and distance."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from reloc.scenes.synthetic.tracer import Floats, Hits, Tracer, in_chunks
 
 _WEAR_METRES = 0.87
 _MAX_RADIANCE = 6.0
-# What floors and furniture mirror is blurred: standard deviation over the picture's width. Above this gloss it is
-# sharp.
+# Mirrored rays start a little before the mirror.
+_SHORT_OF = 0.9999
+# What floors and furniture mirror is blurred, with this standard deviation over the picture's
+# width; above this gloss it is sharp.
 _HAZE = 0.008
 _SHARP_GLOSS = 0.5
 # Where in a pixel on an edge its further rays go: a rotated grid.
-_SUBPIXELS = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32)
+_SUBPIXELS = np.array(
+    [[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32
+)
 
 
 @dataclass(frozen=True)
@@ -42,23 +46,6 @@ class Lighting:
     lamps: float = 1.0
     exposure: float = 0.0
     warmth: float = 0.0
-
-
-@dataclass(frozen=True)
-class Sensor:
-    """What lens and sensor add. Lengths are in pixels.
-
-    Attributes:
-        blur: standard deviation of the lens's point spread.
-        motion: length of the smear by a moving hand.
-        noise: standard deviation in dark parts, of 255.
-        vignetting: light that is lost in the corners, 0 to 1.
-    """
-
-    blur: float = 0.55
-    motion: float = 0.0
-    noise: float = 1.5
-    vignetting: float = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +103,10 @@ class Renderer:
         ).astype(np.float32)
 
     def cast(self, origin_3: Floats, directions_N3: Floats) -> tuple[Floats, NDArray[np.int32]]:
-        """Distances (N,) in lengths of the directions, infinite for none, and numbers of patches, -1 for none."""
+        """Distances (N,) in lengths of the directions, and numbers of patches (N,).
+
+        They are infinite and -1 where there is nothing.
+        """
 
         def cast(rows: slice) -> tuple[Floats, NDArray[np.int32]]:
             directions = np.ascontiguousarray(directions_N3[rows])
@@ -132,7 +122,7 @@ class Renderer:
     def radiance(
         self, origin_3: Floats, directions_HW3: Floats, pixel_angle: float, lighting: Lighting
     ) -> tuple[Floats, Floats]:
-        """Linear light (H, W, 3), and distances (H, W) in lengths of the directions, infinite for none.
+        """Linear light (H, W, 3), and distances (H, W) as `cast` gives them.
 
         Args:
             origin_3: the camera centre.
@@ -146,16 +136,19 @@ class Renderer:
         mirrored_HW4 = seen.mirrored_N4.reshape(height, width, 4)
         hazy_HW4 = cv2.GaussianBlur(mirrored_HW4, (0, 0), _HAZE * width)
         light_HW3 = hazy_HW4[..., :3] / np.maximum(hazy_HW4[..., 3:], 1e-6)
-        radiance_HW3 = seen.radiance_N3.reshape(height, width, 3) + mirrored_HW4[..., 3:] * light_HW3
+        radiance_HW3 = mirrored_HW4[..., 3:] * light_HW3
+        radiance_HW3 += seen.radiance_N3.reshape(height, width, 3)
         # Pixels that an edge runs through are seen again, by several rays.
         edge = _on_edge(seen.patch_N.reshape(height, width))
-        right_HW3, down_HW3 = np.gradient(directions_HW3, axis=1), np.gradient(directions_HW3, axis=0)
-        around_SE3 = directions_HW3[edge] + (
-            _SUBPIXELS[:, :1, None] * right_HW3[edge] + _SUBPIXELS[:, 1:, None] * down_HW3[edge]
-        )
-        again = self._see_all(origin_3, around_SE3.reshape(-1, 3), pixel_angle, lighting)
-        light_SE3 = (again.radiance_N3 + again.mirrored_N4[:, :3]).reshape(around_SE3.shape)
-        radiance_HW3[edge] = light_SE3.mean(axis=0)
+        if edge.any():
+            right_HW3 = np.gradient(directions_HW3, axis=1)
+            down_HW3 = np.gradient(directions_HW3, axis=0)
+            across_S11, below_S11 = _SUBPIXELS.T[:, :, None, None]
+            moved_SE3 = across_S11 * right_HW3[edge] + below_S11 * down_HW3[edge]
+            around_N3 = (directions_HW3[edge] + moved_SE3).reshape(-1, 3)
+            again = self._see_all(origin_3, around_N3, pixel_angle, lighting)
+            light_N3 = again.radiance_N3 + again.mirrored_N4[:, :3]
+            radiance_HW3[edge] = light_N3.reshape(moved_SE3.shape).mean(axis=0)
         return radiance_HW3, seen.distance_N.reshape(height, width)
 
     def _see_all(
@@ -167,7 +160,8 @@ class Renderer:
         def see(rows: slice) -> _Seen:
             directions = np.ascontiguousarray(directions_N3[rows])
             origins = np.broadcast_to(origin_3, directions.shape).copy()
-            return self._see(origins, directions, np.float32(pixel_angle), lights_C3, mirrors=True)
+            start_N = np.zeros(len(directions), np.float32)
+            return self._see(origins, directions, start_N, np.float32(pixel_angle), lights_C3)
 
         parts = in_chunks(see, len(directions_N3))
         return _Seen(
@@ -181,49 +175,56 @@ class Renderer:
         self,
         origins_N3: Floats,
         directions_N3: Floats,
-        pixel_N: Floats | np.float32,
+        travelled_N: Floats,
+        pixel_angle: np.float32,
         lights_C3: Floats,
         *,
-        mirrors: bool,
+        mirrored: bool = False,
     ) -> _Seen:
+        """What rays see that have `travelled_N` lengths before; mirrors in mirrors are dull."""
         hits = self._tracer.cast(origins_N3, directions_N3)
         look = _Look(np.ascontiguousarray(self._table_TK[hits.triangle_N].T))
-        length_N = np.linalg.norm(directions_N3, axis=1)
-        normal_N3 = look.normal_3N.T
-        cosine_N = np.abs(np.einsum("nc,nc->n", normal_N3, directions_N3)) / length_N
-        # The footprint is an ellipse; its area counts.
-        footprint_N = hits.distance_N * pixel_N / np.sqrt(np.maximum(cosine_N, 0.05))
+        falling_N = np.einsum("kn,nk->n", look.normal_3N, directions_N3)
+        cosine_N = np.abs(falling_N) / np.linalg.norm(directions_N3, axis=1)
+        # A pixel's footprint is an ellipse, whose area counts.
+        far_N = travelled_N + hits.distance_N
+        footprint_N = far_N * pixel_angle / np.sqrt(np.maximum(cosine_N, 0.05))
+        radiance_N3 = self._leaving(hits, look, footprint_N, lights_C3)
+        mirrored_N4 = np.zeros((len(far_N), 4), np.float32)
+        glossy = np.flatnonzero((look.gloss > 0) & (hits.triangle_N >= 0))
+        if len(glossy) and not mirrored:
+            normal_M3, incoming_M3 = look.normal_3N.T[glossy], directions_N3[glossy]
+            start_M3 = origins_N3[glossy] + _SHORT_OF * hits.distance_N[glossy, None] * incoming_M3
+            outgoing_M3 = incoming_M3 - 2 * falling_N[glossy, None] * normal_M3
+            seen = self._see(
+                start_M3, outgoing_M3, far_N[glossy], pixel_angle, lights_C3, mirrored=True
+            )
+            # Schlick's formula; a rough surface mirrors less at grazing angles than glass does.
+            gloss_M = look.gloss[glossy]
+            share_M1 = (gloss_M + 0.35 * (1 - gloss_M) * (1 - cosine_N[glossy]) ** 5)[:, None]
+            radiance_N3[glossy] *= 1 - share_M1
+            light_M3 = share_M1 * seen.radiance_N3
+            sharp = gloss_M > _SHARP_GLOSS
+            radiance_N3[glossy[sharp]] += light_M3[sharp]
+            mirrored_N4[glossy[~sharp]] = np.concatenate([light_M3, share_M1], axis=1)[~sharp]
+        bounded_N3 = np.minimum(radiance_N3, _MAX_RADIANCE)
+        return _Seen(bounded_N3, mirrored_N4, hits.distance_N, self._patch_of(hits))
+
+    def _leaving(self, hits: Hits, look: _Look, footprint_N: Floats, lights_C3: Floats) -> Floats:
+        """Light (N, 3) that leaves the surfaces, but for what they mirror; 0 where none is."""
         s_N, t_N = hits.st_N2.T
         uv_N2 = np.stack([look.u + s_N * look.across, look.v + t_N * look.down], axis=1)
         texture_N3 = self._atlas.look_up(look.layer, uv_N2, footprint_N * look.texels_per_m)
         worn_N2 = (look.size_2N * hits.st_N2.T + look.wear_start_2N).T / np.float32(_WEAR_METRES)
-        worn_N = self._wear.look_up(
-            np.zeros_like(s_N), worn_N2, footprint_N * np.float32(SIZE / _WEAR_METRES)
-        )
+        worn_texels_N = footprint_N * np.float32(SIZE / _WEAR_METRES)
+        worn_N = self._wear.look_up(np.zeros_like(s_N), worn_N2, worn_texels_N)
         reflectance_N3 = texture_N3 * texture_N3 * look.tint_3N.T
         reflectance_N3 *= (1 + look.wear * (2 * worn_N - 1))[:, None]
         x_N, y_N = look.place_4N[:2] + hits.st_N2.T * look.place_4N[2:]
-        light_N3 = look_up(self._light_HW3, x_N, y_N) @ lights_C3
-        radiance_N3 = reflectance_N3 * (light_N3 + look.glow[:, None])
-        mirrored_N4 = np.zeros((len(s_N), 4), np.float32)
-        glossy = np.flatnonzero((look.gloss > 0) & (hits.triangle_N >= 0))
-        if mirrors and len(glossy):
-            direction_M3, normal_M3 = directions_N3[glossy], normal_N3[glossy]
-            falling_M1 = np.einsum("nc,nc->n", normal_M3, direction_M3)[:, None]
-            reflected_M3 = direction_M3 - 2 * falling_M1 * normal_M3
-            start_M3 = origins_N3[glossy] + hits.distance_N[glossy, None] * direction_M3 * 0.9999
-            seen = self._see(start_M3, reflected_M3, pixel_N, lights_C3, mirrors=False)
-            # Schlick's formula; a rough surface mirrors less at grazing angles than glass does.
-            share_M1 = (look.gloss + 0.35 * (1 - look.gloss) * (1 - cosine_N) ** 5)[glossy, None]
-            radiance_N3[glossy] *= 1 - share_M1
-            light_M3 = share_M1 * seen.radiance_N3
-            sharp = look.gloss[glossy] > _SHARP_GLOSS
-            radiance_N3[glossy[sharp]] += light_M3[sharp]
-            hazy = glossy[~sharp]
-            mirrored_N4[hazy] = np.concatenate([light_M3, share_M1], axis=1)[~sharp]
-        radiance_N3[hits.triangle_N < 0] = 0
-        bounded_N3 = np.minimum(radiance_N3, _MAX_RADIANCE)
-        return _Seen(bounded_N3, mirrored_N4, hits.distance_N, self._patch_of(hits))
+        arriving_N3 = look_up(self._light_HW3, x_N, y_N) @ lights_C3
+        leaving_N3 = reflectance_N3 * (arriving_N3 + look.glow[:, None])
+        leaving_N3[hits.triangle_N < 0] = 0
+        return leaving_N3
 
 
 def _look_table(patches: Sequence[Patch], shapes: Shapes) -> Floats:
@@ -246,8 +247,9 @@ class _Look:
     def __init__(self, table_KN: Floats) -> None:
         self.u, self.v, self.across, self.down, self.texels_per_m = table_KN[:5]
         self.layer, self.gloss, self.glow, self.wear = table_KN[5:9]
-        self.tint_3N, self.size_2N, self.wear_start_2N = table_KN[9:12], table_KN[12:14], table_KN[14:16]
-        self.place_4N, self.normal_3N = table_KN[16:20], table_KN[20:23]
+        self.tint_3N, self.size_2N = table_KN[9:12], table_KN[12:14]
+        self.wear_start_2N, self.place_4N = table_KN[14:16], table_KN[16:20]
+        self.normal_3N = table_KN[20:23]
 
 
 def _on_edge(patch_HW: NDArray[np.int32]) -> NDArray[np.bool_]:
@@ -259,51 +261,3 @@ def _on_edge(patch_HW: NDArray[np.int32]) -> NDArray[np.bool_]:
     edge[:-1] |= below
     edge[1:] |= below
     return edge
-
-
-def develop(
-    radiance_HW3: Floats, lighting: Lighting, sensor: Sensor, rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """The bytes (H, W, 3) that a camera makes of linear light."""
-    height, width = radiance_HW3.shape[:2]
-    light = radiance_HW3 * np.exp2(lighting.exposure + _automatic_stops(radiance_HW3)).astype(np.float32)
-    light *= np.array([1 + 0.25 * lighting.warmth, 1, 1 - 0.25 * lighting.warmth], np.float32)
-    x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
-    light *= (1 - sensor.vignetting * (x[None] ** 2 + y[:, None] ** 2) / 2)[..., None]
-    if sensor.blur > 0:
-        light = cv2.GaussianBlur(light, (0, 0), sensor.blur)
-    if sensor.motion > 0:
-        light = cv2.filter2D(light, -1, _smear(sensor.motion, rng.uniform(0, np.pi)))
-    # Shot noise grows with the root of the light: on the square-root scale it is the same everywhere.
-    root = np.sqrt(light) + rng.standard_normal(light.shape, np.float32) * np.float32(sensor.noise / 255)
-    tones = np.clip(root * np.float32(1023 / 2), 0, 1023).astype(np.uint16)
-    return _TONES[tones]
-
-
-def _automatic_stops(radiance_HW3: Floats) -> float:
-    """What a camera's automatic exposure adds, in stops: it takes the picture's middle to middle gray, mostly."""
-    middle = float(np.median(radiance_HW3[::8, ::8, 1])) + 0.02
-    return 0.75 * float(np.log2(0.2 / middle))
-
-
-def _smear(length_px: float, angle: float) -> Floats:
-    """A kernel: a line through the middle."""
-    half = int(np.ceil(length_px / 2)) + 1
-    axis = np.arange(-half, half + 1, dtype=np.float32)
-    x, y = np.meshgrid(axis, axis)
-    along, across = x * np.cos(angle) + y * np.sin(angle), x * np.sin(angle) - y * np.cos(angle)
-    inside = np.clip(length_px / 2 + 0.5 - np.abs(along), 0, 1) * np.clip(1 - np.abs(across), 0, 1)
-    return (inside / inside.sum()).astype(np.float32)
-
-
-def _tone_curve() -> NDArray[np.uint8]:
-    """Bytes (1024,) for the square root of light, from 0 to 2.
-
-    Source: K. Narkowicz, "ACES filmic tone mapping curve", 2016, and sRGB's gamma.
-    """
-    light = 0.8 * np.linspace(0, 2, 1024) ** 2
-    film = light * (2.51 * light + 0.03) / (light * (2.43 * light + 0.59) + 0.14)
-    return np.rint(255 * np.clip(film, 0, 1) ** (1 / 2.2)).astype(np.uint8)
-
-
-_TONES = _tone_curve()

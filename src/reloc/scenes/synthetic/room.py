@@ -13,8 +13,9 @@ from torch import Tensor
 
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.scenes.synthetic.develop import Sensor, develop
 from reloc.scenes.synthetic.layout import furnish
-from reloc.scenes.synthetic.render import Lighting, Renderer, Sensor, develop
+from reloc.scenes.synthetic.render import Lighting, Renderer
 from reloc.scenes.synthetic.style import Style
 from reloc.scenes.synthetic.surfaces import Lamp, Patch, Pen
 from reloc.scenes.synthetic.textures import make_layers
@@ -34,12 +35,13 @@ class Room:
     Attributes:
         seed: what it was made of.
         size: along x, along y, and its height.
-        clearance_m: (rows, columns), distance from the middle of each cell of the floor, y by x, to the nearest
-            thing that one could run into.
+        clearance_m: (rows of y, columns of x), distance from the middle of each cell of the floor
+            to the nearest thing that one could run into.
 
     Args:
         seed: what the room depends on.
-        photos: images (3, H, W) uint8 RGB that hang on its walls and lie on its floor instead of painted ones.
+        photos: images (3, H, W) uint8 RGB that hang on its walls and lie on its floor, instead of
+            painted ones.
 
     Raises:
         InputError: embreex is not installed.
@@ -84,31 +86,33 @@ class Room:
             noise_seed: of the sensor's noise, and the direction of its smear.
 
         Returns:
-            The image (3, H, W) uint8 RGB, and the depth (H, W) float32 along the optical axis through the
-            centre of each pixel, in metres, 0 where there is nothing.
+            The image (3, H, W) uint8 RGB, and the depth (H, W) float32 along the optical axis
+            through the centre of each pixel, in metres, 0 where there is nothing.
         """
         lighting, sensor = lighting or Lighting(), sensor or Sensor()
-        origin_3, directions_HW3 = _rays(camera, cam_from_world)
+        origin_3, directions_HW3, behind_HW = _rays(camera, cam_from_world)
         pixel_angle = 1 / float(camera.focal.mean())
-        radiance_HW3, depth_HW = self._renderer.radiance(origin_3, directions_HW3, pixel_angle, lighting)
+        radiance_HW3, depth_HW = self._renderer.radiance(
+            origin_3, directions_HW3, pixel_angle, lighting
+        )
+        radiance_HW3[behind_HW] = 0
         image_HW3 = develop(radiance_HW3, lighting, sensor, np.random.default_rng(noise_seed))
+        image_HW3[behind_HW] = 0
         image = torch.from_numpy(image_HW3).permute(2, 0, 1).contiguous()
-        return image, torch.from_numpy(np.where(np.isfinite(depth_HW), depth_HW, 0))
+        return image, _as_depth(depth_HW, behind_HW)
 
     def depth(self, camera: Camera, cam_from_world: Rigid3d) -> Tensor:
         """As the second value of `render`, faster."""
-        origin_3, directions_HW3 = _rays(camera, cam_from_world)
-        flat_N3 = directions_HW3.reshape(-1, 3)
-        distance_N, _ = self._renderer.cast(origin_3, flat_N3)
-        depth_HW = distance_N.reshape(camera.height, camera.width)
-        return torch.from_numpy(np.where(np.isfinite(depth_HW), depth_HW, 0))
+        origin_3, directions_HW3, behind_HW = _rays(camera, cam_from_world)
+        distance_N, _ = self._renderer.cast(origin_3, directions_HW3.reshape(-1, 3))
+        return _as_depth(distance_N.reshape(behind_HW.shape), behind_HW)
 
     def clearance_at(self, points_N2: NDArray[np.floating]) -> Floats:
         """`clearance_m` (N,) at points x, y of the world; 0 outside."""
         cells_N2 = np.floor((points_N2 + np.array(self.size[:2]) / 2) / CELL_M).astype(int)
-        inside_N = ((cells_N2 >= 0) & (cells_N2 < self.clearance_m.shape[::-1])).all(axis=1)
-        column_N, row_N = np.where(inside_N[:, None], cells_N2, 0).T
-        return np.where(inside_N, self.clearance_m[row_N, column_N], np.float32(0))
+        walled = np.pad(self.clearance_m, 1)
+        column_N, row_N = np.clip(cells_N2 + 1, 0, np.array(walled.shape[::-1]) - 1).T
+        return walled[row_N, column_N]
 
     def look_around(
         self, center_3: NDArray[np.floating], directions: NDArray[np.floating]
@@ -116,29 +120,38 @@ class Room:
         """What rays (..., 3) of unit length from one point see.
 
         Returns:
-            Each (...): how rich in detail the texture is, from 0 to 1; distance in metres, infinite for none;
-            number of the surface, -1 for none.
+            Each (...): how rich in detail the texture is, from 0 to 1; distance in metres, infinite
+            for none; number of the surface, -1 for none.
         """
         flat_N3 = np.ascontiguousarray(directions.reshape(-1, 3), np.float32)
         distance_N, patch_N = self._renderer.cast(center_3.astype(np.float32), flat_N3)
         shape = directions.shape[:-1]
-        parts = (self._detail_P[patch_N], distance_N, patch_N)
-        detail, distance, patch = (part.reshape(shape) for part in parts)
-        return detail, distance, patch
+        detail_N = self._detail_P[patch_N]
+        return detail_N.reshape(shape), distance_N.reshape(shape), patch_N.reshape(shape)
 
 
-def _rays(camera: Camera, cam_from_world: Rigid3d) -> tuple[Floats, Floats]:
-    """The camera centre (3,), and directions (H, W, 3) whose part along the optical axis is 1."""
+def _as_depth(distance_HW: Floats, behind_HW: NDArray[np.bool_]) -> Tensor:
+    """Distances, 0 where there is nothing."""
+    return torch.from_numpy(np.where(np.isfinite(distance_HW) & ~behind_HW, distance_HW, 0))
+
+
+def _rays(camera: Camera, cam_from_world: Rigid3d) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """The camera centre (3,), and directions (H, W, 3) whose part along the optical axis is 1.
+
+    The last value (H, W) marks pixels that look back over the camera's shoulder: they have none.
+    """
     plane_HW2 = _plane(camera.model, camera.width, camera.height, tuple(camera.params.tolist()))
     world_from_cam = cam_from_world.inverse()
     rotation = world_from_cam.rotation.numpy()
-    directions_HW3 = plane_HW2 @ rotation[:, :2].T + rotation[:, 2]
-    return world_from_cam.translation.numpy().astype(np.float32), directions_HW3.astype(np.float32)
+    behind_HW = np.isnan(plane_HW2[..., 0])
+    directions_HW3 = np.nan_to_num(plane_HW2) @ rotation[:, :2].T + rotation[:, 2]
+    center_3 = world_from_cam.translation.numpy().astype(np.float32)
+    return center_3, directions_HW3.astype(np.float32), behind_HW
 
 
 @lru_cache(maxsize=4)
 def _plane(model: str, width: int, height: int, params: tuple[float, ...]) -> NDArray[np.float64]:
-    """Pixel centres (H, W, 2) on the plane z = 1. Undoing distortion takes longer than casting the rays."""
+    """Pixel centres (H, W, 2) on the plane z = 1. Kept: undoing distortion can be slow."""
     x = torch.arange(width, dtype=torch.float64) + 0.5
     y = torch.arange(height, dtype=torch.float64) + 0.5
     pixels_HW2 = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
@@ -147,13 +160,13 @@ def _plane(model: str, width: int, height: int, params: tuple[float, ...]) -> ND
 
 def _detail(layers_TSS3: NDArray[np.uint8]) -> Floats:
     """How rich in detail textures are, seen from some way off; 0 to 1, 1 for posters and books."""
-    small = layers_TSS3[:, ::4, ::4, 1].astype(np.float32)
-    contrast_T = np.abs(np.diff(small, axis=2)).mean(axis=(1, 2)) + np.abs(np.diff(small, axis=1)).mean(axis=(1, 2))
-    return np.clip(contrast_T / 20, 0, 1)
+    green_Tss = layers_TSS3[:, ::4, ::4, 1].astype(np.float32)
+    steps_T = [np.abs(np.diff(green_Tss, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2)]
+    return np.clip((steps_T[0] + steps_T[1]) / 20, 0, 1)
 
 
 def _clearance(patches: Sequence[Patch], size: tuple[float, float, float]) -> Floats:
-    """Distance (rows of y, columns of x) from the middle of each floor cell to the nearest obstacle, metres."""
+    """`Room.clearance_m`."""
     columns, rows = int(size[0] / CELL_M), int(size[1] / CELL_M)
     free = np.ones((rows + 2, columns + 2), np.uint8)
     free[[0, -1]] = 0

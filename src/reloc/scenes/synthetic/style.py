@@ -9,33 +9,34 @@ import numpy as np
 from reloc.scenes.synthetic.surfaces import Material
 from reloc.scenes.synthetic.textures import NUM_LABELS, NUM_SPINES, Layers
 
-# How the textures of a kind are laid: metres of one repeat (None: stretched), mirroring, wear, grain.
-_LAID: dict[str, tuple[float | None, float, float, bool]] = {
-    "plaster": (1.6, 0.0, 0.6, False),
-    "ceiling": (2.3, 0.0, 0.4, False),
-    "wallpaper": (1.1, 0.0, 0.7, False),
-    "brick": (1.4, 0.0, 0.9, False),
-    "tiles": (1.2, 0.04, 0.5, False),
-    "wood": (0.75, 0.015, 1.0, True),
-    "planks": (1.25, 0.02, 1.0, False),
-    "parquet": (1.2, 0.03, 1.0, False),
-    "stone": (1.6, 0.02, 1.0, False),
-    "fabric": (0.7, 0.0, 0.5, False),
-    "rug": (None, 0.0, 0.6, False),
-    "carpet": (1.0, 0.0, 1.0, False),
-    "painting": (None, 0.0, 0.2, False),
-    "poster": (None, 0.02, 0.2, False),
-    "page": (None, 0.0, 0.2, False),
-    "board": (None, 0.0, 0.2, False),
-    "outside": (None, 0.0, 0.0, False),
-    "spines": (None, 0.0, 0.4, False),
-    "labels": (None, 0.0, 0.4, False),
-    "cardboard": (None, 0.0, 0.8, False),
-    "foliage": (None, 0.0, 0.5, False),
-    "screen": (None, 0.03, 0.0, False),
-    "paint": (0.8, 0.02, 0.7, False),
-    "metal": (0.6, 0.05, 0.6, True),
-    "white": (1.0, 0.01, 0.6, True),
+_ANY_LAYER = -1
+# The materials of each kind, but for layer and tint.
+_KINDS = {
+    "plaster": Material(_ANY_LAYER, metres=1.6, wear=0.6),
+    "ceiling": Material(_ANY_LAYER, metres=2.3, wear=0.4),
+    "wallpaper": Material(_ANY_LAYER, metres=1.1, wear=0.7),
+    "brick": Material(_ANY_LAYER, metres=1.4, wear=0.9),
+    "tiles": Material(_ANY_LAYER, metres=1.2, gloss=0.04, wear=0.5),
+    "wood": Material(_ANY_LAYER, metres=0.75, gloss=0.015, wear=1.0, grain=True),
+    "planks": Material(_ANY_LAYER, metres=1.25, gloss=0.02, wear=1.0),
+    "parquet": Material(_ANY_LAYER, metres=1.2, gloss=0.03, wear=1.0),
+    "stone": Material(_ANY_LAYER, metres=1.6, gloss=0.02, wear=1.0),
+    "fabric": Material(_ANY_LAYER, metres=0.7, wear=0.5),
+    "rug": Material(_ANY_LAYER, wear=0.6),
+    "carpet": Material(_ANY_LAYER, metres=1.0, wear=1.0),
+    "painting": Material(_ANY_LAYER, wear=0.2),
+    "poster": Material(_ANY_LAYER, gloss=0.02, wear=0.2),
+    "page": Material(_ANY_LAYER, wear=0.2),
+    "board": Material(_ANY_LAYER, wear=0.2),
+    "outside": Material(_ANY_LAYER, wear=0.0),
+    "spines": Material(_ANY_LAYER, wear=0.4),
+    "labels": Material(_ANY_LAYER, wear=0.4),
+    "cardboard": Material(_ANY_LAYER, wear=0.8),
+    "foliage": Material(_ANY_LAYER, wear=0.5),
+    "screen": Material(_ANY_LAYER, gloss=0.03, wear=0.0),
+    "paint": Material(_ANY_LAYER, metres=0.8, gloss=0.02, wear=0.7),
+    "metal": Material(_ANY_LAYER, metres=0.6, gloss=0.05, wear=0.6, grain=True),
+    "white": Material(_ANY_LAYER, metres=1.0, gloss=0.01, wear=0.6, grain=True),
 }
 
 
@@ -62,11 +63,10 @@ class Style:
 
     def material(self, kind: str) -> Material:
         """Of a kind in textures, a little lighter or darker than the last one."""
-        metres, gloss, wear, grain = _LAID[kind]
         layer = int(self._rng.choice(self._layers.of(kind)))
         red, green, blue = self._rng.uniform(0.85, 1.1) + self._rng.uniform(-0.05, 0.05, 3)
         tint = (float(red), float(green), float(blue))
-        return Material(layer, metres=metres, tint=tint, gloss=gloss, wear=wear, grain=grain)
+        return replace(_KINDS[kind], layer=layer, tint=tint)
 
     def furniture(self) -> Material:
         """Wood as a rule, else lacquer."""

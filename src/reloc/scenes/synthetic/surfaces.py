@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 Points = NDArray[np.float64]
 Spot = tuple[float, float, float]
 
-# Corners of a box are numbered 4 X + 2 Y + Z, with 1 for the high side; of a face, those of the upper row, then the
-# lower row, as seen from outside.
+# Corners of a box are numbered 4 X + 2 Y + Z, with 1 for the high side; of a face, those of the
+# upper row, then of the lower row, as seen from outside.
 _BOX_FACES = {
     "x": np.array([[3, 1], [2, 0]]),
     "X": np.array([[5, 7], [4, 6]]),
@@ -29,7 +29,7 @@ class Material:
 
     Attributes:
         layer: number of its texture.
-        metres: that one repeat of the texture covers; None: the texture is stretched over the patch.
+        metres: that one repeat of the texture covers; None: it is stretched over the patch.
         window: part of the layer that is stretched: left, top, right, bottom in [0, 1].
         tint: factor of the texture's red, green and blue.
         gloss: part of the light that is mirrored when seen head-on.
@@ -78,7 +78,7 @@ class Shapes:
     Attributes:
         normals_VU3: of each patch, outward, unit length.
         size_P2: lengths along U and V, metres.
-        uv_P4: texture coordinates of the first corner, and what is added to them over the whole of U and V.
+        uv_P4: texture coordinates of the first corner, and what the whole of U and V adds to them.
         corners_T33: of all triangles, two for each cell of a grid, patch by patch.
         st_T32: the corners' places on their patch, from 0 to 1 along U and V.
         patch_T: number of each triangle's patch.
@@ -98,7 +98,9 @@ def measure(patches: Sequence[Patch]) -> Shapes:
     size_P2, uv_P4 = np.empty((len(patches), 2)), np.empty((len(patches), 4))
     corners, places, owners = [], [], []
     for shape in {patch.points_VU3.shape for patch in patches}:
-        members = [number for number, patch in enumerate(patches) if patch.points_VU3.shape == shape]
+        members = [
+            number for number, patch in enumerate(patches) if patch.points_VU3.shape == shape
+        ]
         points_MVU3 = np.stack([patches[number].points_VU3 for number in members])
         along_u = np.linalg.norm(np.diff(points_MVU3, axis=2), axis=3).sum(2).max(1)
         along_v = np.linalg.norm(np.diff(points_MVU3, axis=1), axis=3).sum(1).max(1)
@@ -115,16 +117,23 @@ def measure(patches: Sequence[Patch]) -> Shapes:
     for number, patch in enumerate(patches):
         uv_P4[number] = _texture_coordinates(patch, size_P2[number])
     return Shapes(
-        normals, size_P2, uv_P4, np.concatenate(corners), np.concatenate(places), np.concatenate(owners)
+        normals,
+        size_P2,
+        uv_P4,
+        np.concatenate(corners),
+        np.concatenate(places),
+        np.concatenate(owners),
     )
 
 
 def _triangulated(points_MVU3: Points) -> tuple[Points, Points]:
-    """Corners (M, C, 3, 3) of the two triangles of each cell, and their places (C, 3, 2) on the patch."""
+    """Corners (M, C, 3, 3) of two triangles a cell, and their places (C, 3, 2) on a patch."""
     rows, columns = points_MVU3.shape[1:3]
     s, t = np.meshgrid(np.linspace(0, 1, columns), np.linspace(0, 1, rows))
     index = np.arange(rows * columns).reshape(rows, columns)
-    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:]))
+    a, b, c, d = (
+        part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, :-1], index[1:, 1:])
+    )
     triangles_C3 = np.concatenate([np.stack([a, b, d], axis=1), np.stack([a, d, c], axis=1)])
     places_C32 = np.stack([s.ravel(), t.ravel()], axis=1)[triangles_C3]
     return points_MVU3.reshape(len(points_MVU3), -1, 3)[:, triangles_C3], places_C32
@@ -199,7 +208,7 @@ class Pen:
         return np.asarray(points, np.float64) @ rotation.T + translation
 
     def sheet(self, points_VU3: Points, material: Material, *, thin: bool = False) -> None:
-        """A grid of local points, at least 2 × 2; seen from outside, U goes to the right and V down."""
+        """A grid of local points, at least 2 × 2: from outside, U goes to the right, V down."""
         self._add(self.world(points_VU3), material, thin=thin)
 
     def rect(
@@ -245,7 +254,14 @@ class Pen:
             front: of the face towards +y, where that is another.
             faces: which to draw: x y z the low ones, X Y Z the high ones.
         """
-        corners_83 = self.world([(x, y, z) for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
+        corners_83 = self.world(
+            [
+                (x, y, z)
+                for x in (low[0], high[0])
+                for y in (low[1], high[1])
+                for z in (low[2], high[2])
+            ]
+        )
         for face in faces:
             look = front if front is not None and face == "Y" else material
             self._add(corners_83[_BOX_FACES[face]], look)

@@ -12,11 +12,12 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
-"""(SIZE, SIZE, 3) RGB reflectances, square root of linear."""
-Field = NDArray[np.float32]
+Image = MatLike
+"""(SIZE, SIZE, 3) uint8 RGB reflectances, square root of linear."""
+Field = NDArray[np.floating]
 """(SIZE, SIZE), about -1 to 1."""
 Color = tuple[float, float, float]
 """RGB, 0 to 255."""
@@ -66,7 +67,10 @@ def make_layers(seed: int, photos: Sequence[NDArray[np.uint8]] = ()) -> Layers:
         return _PAINTERS[kind][0](brush)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return Layers(np.stack(list(pool.map(paint, range(len(kinds))))), kinds)
+        pixels_TSS3 = np.stack(list(pool.map(paint, range(len(kinds))))).astype(
+            np.uint8, copy=False
+        )
+    return Layers(pixels_TSS3, kinds)
 
 
 class _NoiseBank:
@@ -86,7 +90,7 @@ class _NoiseBank:
             size = (grid.shape[1] * step_x, grid.shape[0] * step_y)
             smooth = cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
             inner = smooth[2 * step_y : 2 * step_y + SIZE, 2 * step_x : 2 * step_x + SIZE]
-            self._fields[key] = np.ascontiguousarray(inner)
+            self._fields[key] = np.ascontiguousarray(inner, np.float32)
         return self._fields[key]
 
     def cloud(self, cells: int, octaves: int) -> Field:
@@ -150,9 +154,7 @@ class _Brush:
         if hue is None:
             draw = self.rng.random()
             hue = (0.0, 0.15) if draw < 0.5 else (0.5, 0.66) if draw < 0.75 else (0.0, 1.0)
-        return _hsv(
-            self.rng.uniform(*hue), self.rng.uniform(*saturation), self.rng.uniform(*value)
-        )
+        return _hsv(self.rng.uniform(*hue), self.rng.uniform(*saturation), self.rng.uniform(*value))
 
     def wood_color(self) -> Color:
         """From pale birch to dark oak."""
@@ -219,7 +221,9 @@ def _tiled(cell: NDArray, count: int) -> NDArray:
 
 def _plaster(brush: _Brush) -> Image:
     color = brush.color((0.02, 0.25), (0.75, 0.95))
-    return _tinted(color, 0.008 * brush.cloud(8, 6) + 0.014 * brush.noise(256) + 0.01 * brush.noise(128))
+    return _tinted(
+        color, 0.008 * brush.cloud(8, 6) + 0.014 * brush.noise(256) + 0.01 * brush.noise(128)
+    )
 
 
 def _ceiling(brush: _Brush) -> Image:
@@ -425,7 +429,9 @@ def _landscape(brush: _Brush) -> Image:
     for depth in range(4):
         height = 0.35 + 0.15 * depth + 0.06 * (brush.noise(4)[0] + 0.4 * brush.noise(16)[0])
         ridge = (height * SIZE).astype(np.int32)
-        color = brush.color((0.25, 0.6), (0.25, 0.7), brush.one_of((0.2, 0.42), (0.06, 0.2), (0.5, 0.65)))
+        color = brush.color(
+            (0.25, 0.6), (0.25, 0.7), brush.one_of((0.2, 0.42), (0.06, 0.2), (0.5, 0.65))
+        )
         outline = np.stack([columns, ridge], axis=1)
         corners = np.array([[SIZE, SIZE], [0, SIZE]])
         cv2.fillPoly(image, [np.concatenate([outline, corners]).astype(np.int32)], color)

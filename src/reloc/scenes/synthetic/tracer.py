@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from reloc.input_error import InputError
 from reloc.scenes.synthetic.surfaces import Shapes
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating]
+"""float32; numpy's types cannot follow that through arithmetic."""
 Ints = NDArray[np.int32]
 _T = TypeVar("_T")
 # What fits the cache of a core, and is enough work for a thread.
@@ -49,8 +50,8 @@ class Tracer:
 
     def __init__(self, shapes: Shapes) -> None:
         try:
-            from embreex.mesh_construction import TriangleMesh  # noqa: PLC0415
-            from embreex.rtcore_scene import EmbreeScene  # noqa: PLC0415
+            from embreex.mesh_construction import TriangleMesh
+            from embreex.rtcore_scene import EmbreeScene
         except ImportError as error:
             raise InputError(
                 "synthetic rooms need embreex, which is not installed: pip install reloc[synthetic]"
@@ -78,7 +79,9 @@ class Tracer:
         distance_N = np.where(triangle_N < 0, np.float32(np.inf), found["tfar"])
         return Hits(triangle_N, st_N2, distance_N)
 
-    def blocked(self, origins_N3: Floats, directions_N3: Floats, reach_N: Floats) -> NDArray[np.bool_]:
+    def blocked(
+        self, origins_N3: Floats, directions_N3: Floats, reach_N: Floats
+    ) -> NDArray[np.bool_]:
         """Whether anything stands on a ray within `reach_N` lengths of its direction."""
         # Embree marks an occluded ray by a geometry number; a free one keeps -1.
         found = self._scene.run(origins_N3, directions_N3, dists=reach_N, query="OCCLUDED")
@@ -86,7 +89,7 @@ class Tracer:
 
 
 def in_chunks(work: Callable[[slice], _T], length: int) -> list[_T]:
-    """`work` on slices of range(length), in order, on all cores. It must release the GIL to gain."""
+    """`work` on slices of range(length), in order, on all cores: NumPy and Embree free the GIL."""
     slices = [slice(begin, begin + _CHUNK) for begin in range(0, length, _CHUNK)]
     if len(slices) == 1:
         return [work(slices[0])]
