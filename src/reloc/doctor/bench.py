@@ -15,14 +15,14 @@ from reloc.doctor.pairs import MatchedPairs
 from reloc.doctor.times import Trajectories
 from reloc.geometry.rigid3d import Rigid3d
 
-# Undoing a mistake must divide the error by this, and each mistake more by this again: an explanation
-# with more parts always fits a little better.
+# Undoing a mistake must divide the error by this, and each mistake more by this again: an
+# explanation with more parts always fits a little better.
 MIN_GAIN = 1.4
 # Below this angle between two rays their depth is mostly noise.
 _MIN_TRIANGULATION_DEG = 1.0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Explanation:
     """Mistakes that may have been made, each as what undoes it."""
 
@@ -54,37 +54,38 @@ class Bench:
         widths_V = torch.tensor([float(camera.width) for camera in self._cameras])
         self._widths_P = widths_V[pairs.views_2P[0]].double()
         self._rays_2PM3: dict[IntrinsicsMending, Tensor] = {}
+        self._errors_px_P: dict[Explanation, Tensor] = {}
         self.given_px_P = self.errors_px(Explanation())
 
     def errors_px(self, explanation: Explanation) -> Tensor:
         """The median error (P,) of each pair's matches; NaN where a shifted view has no pose."""
-        poses_V = self._poses_V
-        if not explanation.shift:
-            return self.errors_under(explanation.poses.mend(poses_V), explanation.intrinsics)
-        poses_V, known_V = self.trajectories.poses_later(self.pairs.views, explanation.shift)
-        errors_P = self.errors_under(explanation.poses.mend(poses_V), explanation.intrinsics)
-        return torch.where(known_V[self.pairs.views_2P].all(0), errors_P, torch.nan)
+        if explanation not in self._errors_px_P:
+            poses_V, known_V = self.mended_poses(explanation)
+            errors_P = self.errors_under(poses_V, explanation.intrinsics)
+            known_P = known_V[self.pairs.views_2P].all(0)
+            self._errors_px_P[explanation] = torch.where(known_P, errors_P, torch.nan)
+        return self._errors_px_P[explanation]
 
     def errors_under(
         self, cam_from_world_V: Rigid3d, intrinsics: IntrinsicsMending, roll: int = 0
     ) -> Tensor:
-        """As `errors_px`, under these poses; each pair gets those of the pair `roll` places before."""
+        """As `errors_px`, under these poses, each pair under those of the one `roll` before it."""
         first_P, second_P = self.pairs.views_2P.roll(roll, 1)
         errors_PM = symmetric_error_px(
             self._rays(intrinsics),
             cam_from_world_V[second_P] @ cam_from_world_V[first_P].inverse(),
-            self._focals_px_V[self.pairs.views_2P],
+            self._focals_px_V[self.pairs.views_2P] * intrinsics.factor,
         )
         # A pixel that a camera cannot have is as wrong as can be.
         errors_PM = torch.where(errors_PM.isnan(), self._widths_P[:, None], errors_PM)
         return errors_PM.median(dim=1).values
 
-    def mended_poses(self, explanation: Explanation) -> Rigid3d:
-        """cam_from_world (V,) with the mistakes undone."""
-        poses_V = self._poses_V
+    def mended_poses(self, explanation: Explanation) -> tuple[Rigid3d, Tensor]:
+        """cam_from_world (V,) without the mistakes, and where a shifted view has a pose (V,)."""
+        poses_V, known_V = self._poses_V, torch.ones(len(self.pairs.views), dtype=torch.bool)
         if explanation.shift:
-            poses_V, _ = self.trajectories.poses_later(self.pairs.views, explanation.shift)
-        return explanation.poses.mend(poses_V)
+            poses_V, known_V = self.trajectories.poses_later(self.pairs.views, explanation.shift)
+        return explanation.poses.mend(poses_V), known_V
 
     def unrelated_px(self) -> float:
         """The error under the poses of other pairs: of poses that say nothing about the images."""
@@ -122,17 +123,14 @@ class Bench:
         lowest, highest = float(self._focals_px_V.min()), float(self._focals_px_V.max())
         return lowest if highest - lowest < 1e-3 * lowest else None
 
-    def median_depth(self, explanation: Explanation) -> float | None:
-        """Of the matches, in the scene's unit; None where no rays meet at a fair angle."""
-        poses_V = self.mended_poses(explanation)
+    def depths(self) -> Tensor:
+        """Of the matches in their first views, as given, (P, M); NaN where the rays tell little."""
         first_P, second_P = self.pairs.views_2P
-        depths_PM = triangulated_depths(
-            self._rays(explanation.intrinsics),
-            poses_V[second_P] @ poses_V[first_P].inverse(),
+        return triangulated_depths(
+            self._rays(AS_GIVEN),
+            self._poses_V[second_P] @ self._poses_V[first_P].inverse(),
             _MIN_TRIANGULATION_DEG,
         )
-        median = float(depths_PM.nanmedian())
-        return median if math.isfinite(median) else None
 
     def _rays(self, intrinsics: IntrinsicsMending) -> Tensor:
         """(2, P, M, 3) of the plane z = 1; equal cameras are asked once for all their pixels."""

@@ -1,19 +1,28 @@
 """Tests the conventions of poses and cameras on the pixels.
 
-Matches between views that were paired without their poses must lie on the epipolar lines that the poses
-give. They are asked under the poses as given, and with each usual mistake undone, alone and together.
+Matches between views that were paired without their poses must lie on the epipolar lines that the
+poses give. They are asked under the poses as given, and with each usual mistake undone, alone and
+together with others.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from reloc.contract import Run
 from reloc.doctor.bench import MIN_GAIN, Bench, Explanation
-from reloc.doctor.diagnosis import ConventionTest, FocalEstimate, Trial, Verdict
+from reloc.doctor.diagnosis import (
+    ConventionTest,
+    EpipolarErrors,
+    FocalEstimate,
+    Trial,
+    Verdict,
+)
 from reloc.doctor.mistakes import (
     AS_GIVEN,
     AXES,
@@ -23,14 +32,16 @@ from reloc.doctor.mistakes import (
     Mistake,
     pose_mendings,
 )
-from reloc.doctor.pairs import MatchedPairs, in_order, match_pairs
+from reloc.doctor.order import in_order
+from reloc.doctor.pairs import MatchedPairs, match_pairs
 from reloc.doctor.times import Trajectories
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import turned_from_cam
+from reloc.input_error import InputError
 from reloc.scenes.scene import Scene
 
-# Probability that as many pairs get better by chance, from which on no mistake is named. Six pairs of
-# six are just enough.
+# Probability that as many pairs get better by chance, from which on no mistake is named. Six pairs
+# of six are just enough.
 _MAX_CHANCE, _MIN_PAIRS = 0.02, 6
 # Error over what the matches themselves allow, up to which poses are sound.
 _SOUND_RATIO = 3.0
@@ -38,57 +49,73 @@ _SOUND_RATIO = 3.0
 _LOST_RATIO = 0.3
 # Unrelated poses must be this many times worse than the best ones, or the pairs cannot tell.
 _MIN_POWER = 5.0
-_FOCAL_FACTORS = tuple(0.4 * (2.5 / 0.4) ** (step / 40) for step in range(41))
 # Poses that are tried with other intrinsics, too: wrong intrinsics mislead less than wrong poses.
 _NUM_PROMISING = 8
-_COARSE_FOCAL_FACTORS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.11, 1.25, 1.4, 1.6, 2.0)
-_FINE_STEPS = tuple(1 + 0.0025 * step for step in range(-12, 13))
+# Multiples of the focal length: 8 % apart, then round the best of them, then round that.
+_FOCAL_FACTORS = tuple(1.08**power for power in range(-11, 12))
+_FINER_STEPS = (
+    tuple(1 + 0.01 * step for step in range(-8, 9)),
+    tuple(1 + 0.0025 * step for step in range(-5, 6)),
+)
 _SCALES = (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 4 / 3, 1.5, 2.0, 3.0, 4.0)
 _SHIFT_STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
 _SHIFT_REFINEMENTS = (-0.75, -0.5, -0.25, 0.25, 0.5, 0.75)
 _RESAMPLINGS = 200
-# A view is astray where its error is this many times that of a usual pair, in at least so many pairs.
+# By image size: the colour camera of the first Kinect, of which many data sets are.
+_USUAL_FOCALS_PX, _MAX_USUAL_LOSS = {(640, 480): 525.0}, 1.2
+# A view is astray where its error is this many times the usual, over so many pairs or more.
 _STRAY_RATIO, _MIN_PAIRS_OF_VIEW = 10.0, 3
 
 
 def check_conventions(scene: Scene, run: Run) -> ConventionTest:
     """Match views, and judge their poses and cameras. What the data is like raises nothing."""
-    pairs = match_pairs(scene, run)
+    return judge(scene, match_pairs(scene, run))
+
+
+def judge(scene: Scene, pairs: MatchedPairs) -> ConventionTest:
+    """Judge the poses and cameras of a scene by pairs of its views."""
     if len(pairs) == 0:
         return ConventionTest("untested", _why_no_pairs(pairs), len(pairs.views))
     bench = Bench(pairs, Trajectories(in_order([*scene.mapping, *scene.queries])))
     is_across_P = pairs.is_query_V[pairs.views_2P].sum(0) == 1
-    test = ConventionTest(
-        verdict="untested",
-        num_views=len(pairs.views),
-        num_pairs=len(pairs),
-        error_px=float(bench.given_px_P.median()),
+    errors = EpipolarErrors(
+        given_px=float(bench.given_px_P.median()),
         attainable_px=float(pairs.attainable_px_P.median()),
         unrelated_px=bench.unrelated_px(),
         across_px=float(bench.given_px_P[is_across_P].median()) if is_across_P.any() else None,
     )
+    test = ConventionTest("untested", "", len(pairs.views), len(pairs), errors)
     if len(pairs) < _MIN_PAIRS:
-        reason = f"only {len(pairs)} pairs of views share enough to be compared"
-        return replace(test, reason=reason)
-    if test.unrelated_px < _MIN_POWER * test.attainable_px:
+        share = "pair of views shares" if len(pairs) == 1 else "pairs of views share"
+        return replace(test, reason=f"only {len(pairs)} {share} enough to be compared")
+    if errors.unrelated_px < _MIN_POWER * errors.attainable_px:
         return replace(test, reason="the views differ too little: almost any poses fit them")
     singles = _single_mistakes(bench)
     best = min([Explanation(), *singles, *_several_mistakes(bench)], key=bench.cost)
-    likeliest = bench.trial(best)
-    if likeliest.chance >= _MAX_CHANCE:
-        best, likeliest = Explanation(), bench.trial(Explanation())
-    verdict = _verdict(likeliest, test)
-    fits = verdict != "unexplained"
-    turned, stray = _stray_views(bench, best) if fits else ((), ())
-    return replace(
+    best = _with_usual_focal(bench, best)
+    if bench.trial(best).chance >= _MAX_CHANCE:
+        best = Explanation()
+    verdict = _verdict(bench.trial(best), errors)
+    # The best focal length may be the one that is given.
+    trials = [bench.trial(single) for single in singles if single.num_mistakes]
+    test = replace(
         test,
         verdict=verdict,
-        trials=tuple(sorted(map(bench.trial, singles), key=lambda trial: trial.error_px)),
-        likeliest=likeliest if fits else None,
-        focal=_focal(bench, best) if fits else None,
-        stray_views=stray,
+        trials=tuple(sorted(trials, key=lambda trial: trial.error_px)),
+        likeliest=bench.trial(best),
+    )
+    if verdict == "unexplained":
+        return test
+    turned, stray = _stray_views(bench, best)
+    # Depths mean something only under poses that need no mending.
+    depth, depth_ratio = _depths(bench) if verdict != "mistaken" else (None, None)
+    return replace(
+        test,
+        focal=_focal(bench, best) if best.intrinsics.kind == "focal" else None,
         turned_views=turned,
-        depth=bench.median_depth(best) if verdict in ("sound", "rough") else None,
+        stray_views=stray,
+        depth=depth,
+        depth_ratio=depth_ratio,
     )
 
 
@@ -100,12 +127,12 @@ def _why_no_pairs(pairs: MatchedPairs) -> str:
     return f"no two of {len(pairs.views)} images share enough, or the picture hardly moves"
 
 
-def _verdict(likeliest: Trial, test: ConventionTest) -> Verdict:
+def _verdict(likeliest: Trial, errors: EpipolarErrors) -> Verdict:
     if likeliest.mistakes:
         return "mistaken"
-    if likeliest.error_px > _LOST_RATIO * test.unrelated_px:
+    if errors.given_px > _LOST_RATIO * errors.unrelated_px:
         return "unexplained"
-    return "sound" if likeliest.error_px <= _SOUND_RATIO * test.attainable_px else "rough"
+    return "sound" if errors.given_px <= _SOUND_RATIO * errors.attainable_px else "rough"
 
 
 def _single_mistakes(bench: Bench) -> list[Explanation]:
@@ -117,48 +144,64 @@ def _single_mistakes(bench: Bench) -> list[Explanation]:
     return [
         *(min(alike, key=bench.cost) for alike in by_mistakes.values()),
         _with_best_focal(bench, Explanation()),
-        min(
-            (Explanation(intrinsics=IntrinsicsMending("scale", factor)) for factor in _scales(bench)),
-            key=bench.cost,
-        ),
+        min(_with_scales(bench, Explanation()), key=bench.cost),
         *_with_best_shift(bench, Explanation()),
     ]
 
 
 def _several_mistakes(bench: Bench) -> list[Explanation]:
     """The likeliest combination of poses and intrinsics, also with its best focal and shift."""
-    poses = sorted(map(Explanation, pose_mendings()), key=bench.cost)[:_NUM_PROMISING]
-    combined = [after for before in poses for after in _with_intrinsics(bench, before)]
-    best = min([*poses, *combined], key=bench.cost)
+    promising = sorted(map(Explanation, pose_mendings()), key=bench.cost)[:_NUM_PROMISING]
+    combined = list(promising)
+    for poses in promising:
+        combined += _with_focals(poses, _FOCAL_FACTORS) + _with_scales(bench, poses)
+    best = min(combined, key=bench.cost)
     refined = _with_best_focal(bench, replace(best, intrinsics=AS_GIVEN))
     shifted = [after for before in (best, refined) for after in _with_best_shift(bench, before)]
     return [best, refined, *shifted]
 
 
-def _with_intrinsics(bench: Bench, explanation: Explanation) -> list[Explanation]:
-    focal = [IntrinsicsMending("focal", factor) for factor in _COARSE_FOCAL_FACTORS]
-    scale = [IntrinsicsMending("scale", factor) for factor in _scales(bench)]
-    return [replace(explanation, intrinsics=intrinsics) for intrinsics in (*focal, *scale)]
+def _with_scales(bench: Bench, explanation: Explanation) -> list[Explanation]:
+    factors = {*_SCALES, bench.pairs.image_over_camera} - {1.0}
+    return [
+        replace(explanation, intrinsics=IntrinsicsMending("scale", factor))
+        for factor in sorted(factors)
+    ]
 
 
-def _scales(bench: Bench) -> list[float]:
-    return sorted({*_SCALES, bench.pairs.image_over_camera} - {1.0})
+def _with_focals(explanation: Explanation, factors: Iterable[float]) -> list[Explanation]:
+    return [
+        replace(explanation, intrinsics=IntrinsicsMending("focal", factor)) for factor in factors
+    ]
 
 
 def _with_best_focal(bench: Bench, explanation: Explanation) -> Explanation:
-    def tried(factors: Iterable[float]) -> Explanation:
-        options = [
-            replace(explanation, intrinsics=IntrinsicsMending("focal", factor))
-            for factor in factors
-        ]
-        return min(options, key=bench.cost)
+    factors_F, costs_FP = _focal_costs(bench, explanation)
+    best = float(factors_F[costs_FP.nanmean(-1).argmin()])
+    return _with_focals(explanation, [best])[0]
 
-    rough = tried(_FOCAL_FACTORS).intrinsics.factor
-    return tried(rough * step for step in _FINE_STEPS)
+
+def _focal_costs(bench: Bench, explanation: Explanation) -> tuple[Tensor, Tensor]:
+    """Multiples (F,) of the focal length, and what each costs each pair (F, P).
+
+    The cost is the square root of the error: its mean is steadier than the median of the errors,
+    and is not decided by a few bad pairs.
+    """
+    tried: dict[float, Tensor] = {}
+
+    def add(factors: Iterable[float]) -> None:
+        for option in _with_focals(explanation, factors):
+            tried[option.intrinsics.factor] = bench.errors_px(option).sqrt()
+
+    add(_FOCAL_FACTORS)
+    for steps in _FINER_STEPS:
+        best = min(tried, key=lambda factor: float(tried[factor].nanmean()))
+        add(best * step for step in steps)
+    return torch.tensor(list(tried), dtype=torch.float64), torch.stack(list(tried.values()))
 
 
 def _with_best_shift(bench: Bench, explanation: Explanation) -> list[Explanation]:
-    """With the best shift; nothing where no sequence has two views."""
+    """With the best shift; nothing where hardly any view has a pose at another time."""
     step = bench.trajectories.step
     if not step:
         return []
@@ -169,27 +212,17 @@ def _with_best_shift(bench: Bench, explanation: Explanation) -> list[Explanation
     best = tried(sign * steps * step for steps in _SHIFT_STEPS for sign in (1, -1))
     if bench.trajectories.unit == "s":
         best = tried([best.shift, *(best.shift + part * step for part in _SHIFT_REFINEMENTS)])
-    return [best]
+    return [best] if math.isfinite(bench.cost(best)) else []
 
 
 def _focal(bench: Bench, explanation: Explanation) -> FocalEstimate:
-    """The best focal length under the poses of an explanation, and how far resampled pairs disagree."""
-    poses_V = bench.mended_poses(explanation)
-    centre = _with_best_focal(bench, replace(explanation, intrinsics=AS_GIVEN)).intrinsics.factor
-    factors_F = centre * torch.tensor(_FINE_STEPS, dtype=torch.float64)
-    # The square root keeps a few bad pairs from deciding.
-    costs_FP = torch.stack(
-        [
-            bench.errors_under(poses_V, IntrinsicsMending("focal", float(factor))).sqrt()
-            for factor in factors_F
-        ]
-    )
+    """The best focal length under the poses of an explanation, and what resampled pairs say."""
+    factors_F, costs_FP = _focal_costs(bench, explanation)
+    num_pairs = costs_FP.shape[1]
     generator = torch.Generator().manual_seed(0)
-    draws_RP = torch.randint(
-        costs_FP.shape[1], (_RESAMPLINGS, costs_FP.shape[1]), generator=generator
-    )
-    best_R = factors_F[costs_FP[:, draws_RP].mean(-1).argmin(0)]
-    factor = float(factors_F[costs_FP.mean(-1).argmin()])
+    draws_RP = torch.randint(num_pairs, (_RESAMPLINGS, num_pairs), generator=generator)
+    best_R = factors_F[costs_FP[:, draws_RP].nanmean(-1).argmin(0)]
+    factor = float(factors_F[costs_FP.nanmean(-1).argmin()])
     focal_px = bench.common_focal_px()
     return FocalEstimate(
         factor=factor,
@@ -199,17 +232,50 @@ def _focal(bench: Bench, explanation: Explanation) -> FocalEstimate:
     )
 
 
+def _with_usual_focal(bench: Bench, explanation: Explanation) -> Explanation:
+    """With the usual focal length of such images, where one was found that fits hardly better."""
+    sizes = {(view.camera.width, view.camera.height) for view in bench.pairs.views}
+    usual_px = _USUAL_FOCALS_PX.get(sizes.pop()) if len(sizes) == 1 else None
+    given_px, intrinsics = bench.common_focal_px(), explanation.intrinsics
+    if not (usual_px and given_px) or intrinsics.kind == "scale" or intrinsics == AS_GIVEN:
+        return explanation
+    usual = replace(explanation, intrinsics=IntrinsicsMending("focal", usual_px / given_px))
+    is_as_good = bench.cost(usual) < _MAX_USUAL_LOSS * bench.cost(explanation)
+    return usual if is_as_good else explanation
+
+
+def _depths(bench: Bench) -> tuple[float | None, float | None]:
+    """Median depth of the matches, and of the ratio of the depth maps to it; None where unknown."""
+    triangulated_PM = bench.depths()
+    stored_PM = torch.full_like(triangulated_PM, torch.nan)
+    for index, view in enumerate(bench.pairs.views):
+        own_P = bench.pairs.views_2P[0] == index
+        if view.depth_reader is None or not own_P.any():
+            continue
+        try:
+            depth_HW = view.depth_reader()
+        except InputError:
+            continue
+        height, width = depth_HW.shape
+        columns, rows = bench.pairs.pixels_2PM2[0, own_P].long().unbind(-1)
+        depth = depth_HW[rows.clamp(0, height - 1), columns.clamp(0, width - 1)].double()
+        stored_PM[own_P] = torch.where(depth > 0, depth, torch.nan)
+    medians = triangulated_PM.nanmedian(), (stored_PM / triangulated_PM).nanmedian()
+    depth, ratio = (float(median) if median.isfinite() else None for median in medians)
+    return depth, ratio
+
+
 def _stray_views(
     bench: Bench, explanation: Explanation
 ) -> tuple[tuple[tuple[str, Mistake], ...], tuple[str, ...]]:
-    """Views that fit once they are turned, with the turn, and views that fit no neighbour."""
-    poses_V = bench.mended_poses(explanation)
-    errors_P = bench.errors_under(poses_V, explanation.intrinsics)
-    too_much = _STRAY_RATIO * float(errors_P.median())
+    """Views that fit once they are turned, each with its turn, and views that fit no neighbour."""
+    poses_V, _ = bench.mended_poses(explanation)
+    errors_P = bench.errors_px(explanation)
+    too_much = _STRAY_RATIO * float(errors_P.nanmedian())
     turned, stray = [], []
     for index, view in enumerate(bench.pairs.views):
         own_P = (bench.pairs.views_2P == index).any(0)
-        if own_P.sum() < _MIN_PAIRS_OF_VIEW or errors_P[own_P].median() < too_much:
+        if own_P.sum() < _MIN_PAIRS_OF_VIEW or not errors_P[own_P].nanmedian() > too_much:
             continue
         for quarter_turns, mistake in TURNS.items():
             matrices_V44 = poses_V.matrix.clone()

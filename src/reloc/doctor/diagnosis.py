@@ -105,8 +105,9 @@ class Overlap:
         num_queries: that were looked at.
         distance: from a query to the nearest mapping camera, in the scene's unit.
         angle_deg: between the viewing directions of these two.
-        depth: of what the cameras see, in the scene's unit, triangulated; None where it is not known.
-        seen_share: of a query's picture, were it all at that depth, that some one mapping view shows.
+        depth: of what the cameras see, triangulated, in the scene's unit; None where unknown.
+        seen_share: of a query's picture, were it all at that depth, that some mapping view shows.
+        little_seen: queries of whose picture less than a third is.
     """
 
     num_queries: int
@@ -114,6 +115,7 @@ class Overlap:
     angle_deg: Spread
     depth: float | None
     seen_share: Spread | None
+    little_seen: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -151,42 +153,56 @@ class FocalEstimate:
 
 
 @dataclass(frozen=True)
+class EpipolarErrors:
+    """Medians over pairs of views, each of the median of a pair's matches, in pixels.
+
+    Attributes:
+        given_px: under poses and cameras as given.
+        attainable_px: from the best epipolar lines that each pair has by itself.
+        unrelated_px: under the poses of other pairs.
+        across_px: as given, of pairs of a mapping view and a query; None without such pairs.
+    """
+
+    given_px: float
+    attainable_px: float
+    unrelated_px: float
+    across_px: float | None
+
+
+@dataclass(frozen=True)
 class ConventionTest:
     """Poses and cameras against the pixels.
 
     Attributes:
-        verdict: "sound"; "rough": no usual mistake, but worse than the matches allow; "mistaken": see
-            `likeliest`; "unexplained": the poses do not fit, and no usual mistake explains it;
+        verdict: "sound"; "rough": no usual mistake, but worse than the matches allow; "mistaken":
+            see `likeliest`; "unexplained": the poses do not fit, and no usual mistake explains it;
             "untested": see `reason`.
         reason: why it could not be tested, or "".
         num_views: that were matched with one another.
         num_pairs: that share enough, and between which the picture moves.
-        error_px: under the poses as given.
-        attainable_px: median distance from the best epipolar lines of each pair by itself.
-        unrelated_px: the error under poses of other pairs.
-        across_px: the error as given of pairs of a mapping view and a query; None without such pairs.
+        errors: None without such pairs.
         trials: each usual mistake by itself, the best fitting first.
-        likeliest: the fewest mistakes that explain the matches; None where none do.
+        likeliest: the fewest mistakes that explain the matches; None where it is untested.
         focal: under the likeliest poses; None where it could not be tested.
         stray_views: that fit no neighbour though most others do.
         turned_views: of these, the ones that fit once they are turned, with the turn.
-        depth: median depth of the matches in the scene's unit under the poses as given, where these fit.
+        depth: median of the matches, in the scene's unit, where the poses as given fit.
+        depth_ratio: depth of the depth maps over that of the matches, median; None where either is
+            not known.
     """
 
     verdict: Verdict
     reason: str = ""
     num_views: int = 0
     num_pairs: int = 0
-    error_px: float | None = None
-    attainable_px: float | None = None
-    unrelated_px: float | None = None
-    across_px: float | None = None
+    errors: EpipolarErrors | None = None
     trials: tuple[Trial, ...] = ()
     likeliest: Trial | None = None
     focal: FocalEstimate | None = None
     stray_views: tuple[str, ...] = ()
     turned_views: tuple[tuple[str, Mistake], ...] = ()
     depth: float | None = None
+    depth_ratio: float | None = None
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ class Mistake:
         name: short, for tables.
         what: a sentence for people, without its full stop.
         mending: the option that mends it, or what to do where no option does.
+        amount: by how much, where that is to be said.
     """
 
     name: str
     what: str
     mending: str
+    amount: str = ""
 
 
 INVERSE = Mistake(
@@ -60,13 +62,14 @@ TURNS = {
         "turn the images by 90 degrees clockwise, or remove their EXIF orientation",
     ),
 }
+FOCAL_LENGTH = "focal length"
 _OTHER_AXES = Rigid3d(
     torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)),
     torch.zeros(3, dtype=torch.float64),
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class PoseMending:
     """Undoes some mistakes with poses, none of them twice.
 
@@ -80,19 +83,20 @@ class PoseMending:
 
 
 def pose_mendings() -> list[PoseMending]:
-    """Every combination of direction, axes and a turn, or of direction, axes and quaternion order."""
+    """Direction with axes and a turn, or with the order of quaternions: every combination."""
     mendings = []
     for inverse, axes, turn in product((False, True), (False, True), range(4)):
-        mistakes = (INVERSE,) * inverse + (AXES,) * axes + ((TURNS[turn],) if turn else ())
-        mendings.append(PoseMending(mistakes, _Reread(inverse=inverse, axes=axes, turn=turn)))
-    for order, inverse, *read_as in product((X_FIRST, W_FIRST), *[(False, True)] * 3):
-        mistakes = (order,) + (INVERSE,) * inverse
-        roll = 1 if order is X_FIRST else -1
-        mendings.append(
-            PoseMending(
-                mistakes, _Reread(inverse=inverse, quaternion_roll=roll, read_as=tuple(read_as))
-            )
-        )
+        mistakes = [INVERSE] if inverse else []
+        mistakes += [AXES] if axes else []
+        mistakes += [TURNS[turn]] if turn else []
+        mend = _Reread(inverse=inverse, axes=axes, turn=turn)
+        mendings.append(PoseMending(tuple(mistakes), mend))
+    for inverse, was_inverted, (order, roll) in product(
+        (False, True), (False, True), ((X_FIRST, 1), (W_FIRST, -1))
+    ):
+        mistakes = [order, INVERSE] if inverse else [order]
+        mend = _Reread(inverse=inverse, quaternion_roll=roll, was_inverted=was_inverted)
+        mendings.append(PoseMending(tuple(mistakes), mend))
     return mendings
 
 
@@ -102,28 +106,25 @@ class _Reread:
 
     Attributes:
         inverse: take the poses the other way round.
-        axes: take the axes of the other convention.
-        turn: quarter turns, clockwise, from the pose's picture to the image.
-        quaternion_roll: by which the numbers of the quaternion are moved on.
-        read_as: whether the loader inverted the poses that it read, and changed their axes. Only the
-            order of a quaternion depends on it.
+        axes: take the camera axes of the other convention.
+        turn: quarter turns, clockwise, from the picture that the pose is of to the image.
+        quaternion_roll: places by which the numbers of the quaternion, w first, are to be moved on.
+        was_inverted: the loader has inverted what it read: the order of quaternions depends on it.
     """
 
     inverse: bool = False
     axes: bool = False
     turn: int = 0
     quaternion_roll: int = 0
-    read_as: tuple[bool, ...] = (False, False)
+    was_inverted: bool = False
 
     def __call__(self, cam_from_world: Rigid3d) -> Rigid3d:
-        inverted, changed_axes = self.read_as
-        stored = _OTHER_AXES @ cam_from_world if changed_axes else cam_from_world
-        stored = stored.inverse() if inverted else stored
+        stored = cam_from_world.inverse() if self.was_inverted else cam_from_world
         if self.quaternion_roll:
             quat_wxyz = stored.quat_wxyz.roll(self.quaternion_roll, -1)
             stored = Rigid3d.from_quat_wxyz(quat_wxyz, stored.translation)
-        reread = stored.inverse() if inverted != self.inverse else stored
-        reread = _OTHER_AXES @ reread if changed_axes != self.axes else reread
+        reread = stored.inverse() if self.was_inverted != self.inverse else stored
+        reread = _OTHER_AXES @ reread if self.axes else reread
         return turned_from_cam(self.turn) @ reread
 
 
@@ -153,21 +154,26 @@ class IntrinsicsMending:
                 "intrinsics of another size",
                 f"the intrinsics are for images {1 / self.factor:.3g} times as large",
                 f"--intrinsics-scale {self.factor:.4g}",
+                f"times {self.factor:.3g}",
             )
-        focals_px = {round(float(camera.focal.mean()), 2) for camera in cameras}
-        if len(focals_px) > 1:
+        focals_px = [float(camera.focal.mean()) for camera in cameras]
+        given_px, best_px = focals_px[0], focals_px[0] * self.factor
+        if max(focals_px) - min(focals_px) > 1e-3 * given_px:
             return Mistake(
-                "focal length",
+                FOCAL_LENGTH,
                 f"the focal lengths are wrong: {self.factor:.3g} times them fits the images",
                 f"multiply the focal lengths by {self.factor:.3g} where they are stored",
+                f"times {self.factor:.3g}",
             )
-        focal_px = focals_px.pop()
-        best_px = focal_px * self.factor
         return Mistake(
-            "focal length",
-            f"the focal length is wrong: {focal_px:.5g} px was given, {best_px:.0f} px fits the images",
+            FOCAL_LENGTH,
+            f"the focal length is wrong: it is {given_px:.5g} px, and {best_px:.0f} px fits",
             f"--focal {best_px:.0f}",
+            f"{best_px:.0f} px",
         )
+
+
+AS_GIVEN = IntrinsicsMending()
 
 
 @dataclass(frozen=True)
@@ -184,18 +190,11 @@ class TimeShift:
 
     def mistake(self) -> Mistake:
         """What was wrong, in words."""
+        unit = "frame" if self.unit == "frames" and abs(self.amount) == 1 else self.unit
+        size = f"{abs(self.amount):.3g} {unit}"
         late = "later" if self.amount > 0 else "earlier"
-        size = abs(self.amount)
-        if self.unit == "s":
-            what, mending = f"{size:.3g} s", f"--time-offset-s {self.amount:.3g}"
-        else:
-            what = f"{size:.3g} frame{'s' if size != 1 else ''}"
-            mending = (
-                f"move the poses by {what}: each image has the pose of one that comes {what} {late}"
-            )
-        return Mistake(
-            "time offset", f"the pose that fits an image is that of {what} {late}", mending
-        )
-
-
-AS_GIVEN = IntrinsicsMending()
+        mending = f"--time-offset-s {self.amount:.3g}"
+        if self.unit == "frames":
+            mending = f"give each image the pose that is stored {size} {late}"
+        what = f"the poses are not of the images' times: those of {size} {late} fit"
+        return Mistake("time offset", what, mending, f"{size} {late}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +13,10 @@ import torch
 from torch import Tensor
 
 from reloc.contract import Run
+from reloc.doctor.order import in_order
 from reloc.estimation.matching import match_mutual
 from reloc.input_error import InputError
 from reloc.nn.local_features import LocalFeatures, extract_features
-from reloc.scenes.names import natural_key
 from reloc.scenes.scene import Scene, View
 
 # Views looked at: runs of neighbours in time, spread evenly; a smaller scene is looked at whole.
@@ -41,7 +40,7 @@ class MatchedPairs:
         views: that were looked at (V).
         is_query_V: which of them are queries.
         num_textured: views with enough keypoints to match.
-        image_over_camera: size of the images over that which their cameras are for, median.
+        longer_sides_px_V: of the images, whatever size their cameras are for.
         views_2P: int64, the first and the second view of each of the P pairs, as indices.
         pixels_2PM2: float64, M matches of each pair.
         attainable_px_P: median distance of a pair's matches from the epipolar lines of its own best
@@ -51,7 +50,7 @@ class MatchedPairs:
     views: Sequence[View]
     is_query_V: Tensor
     num_textured: int
-    image_over_camera: float
+    longer_sides_px_V: Tensor
     views_2P: Tensor
     pixels_2PM2: Tensor
     attainable_px_P: Tensor
@@ -59,12 +58,12 @@ class MatchedPairs:
     def __len__(self) -> int:
         return self.views_2P.shape[1]
 
-
-def in_order(views: Sequence[View]) -> list[View]:
-    """By sequence, then time, then name with its numbers as numbers."""
-    return sorted(
-        views, key=lambda view: (view.sequence, view.timestamp_s or 0.0, natural_key(view.name))
-    )
+    @property
+    def image_over_camera(self) -> float:
+        """Size of the images over the size that their cameras are for, median."""
+        cameras = [view.camera for view in self.views]
+        expected_px_V = torch.tensor([float(max(one.width, one.height)) for one in cameras])
+        return float((self.longer_sides_px_V / expected_px_V).median())
 
 
 def match_pairs(scene: Scene, run: Run) -> MatchedPairs:
@@ -91,14 +90,11 @@ def match_pairs(scene: Scene, run: Run) -> MatchedPairs:
         # The few that have fewer matches give some of them twice.
         pixels.append(pixels_2N2[:, order_N[torch.arange(_MATCHES_EACH) % len(order_N)]])
         attainable_px.append(distance_px)
-    ratios = [
-        one.longer_side_px / max(one.view.camera.width, one.view.camera.height) for one in looked
-    ]
     return MatchedPairs(
         views=[one.view for one in looked],
         is_query_V=torch.tensor([one.is_query for one in looked], dtype=torch.bool),
         num_textured=sum(len(one.features) >= _MIN_MATCHES for one in looked),
-        image_over_camera=statistics.median(ratios) if ratios else 1.0,
+        longer_sides_px_V=torch.tensor([float(one.longer_side_px) for one in looked]),
         views_2P=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T,
         pixels_2PM2=torch.stack(pixels, dim=1) if pairs else torch.zeros(2, 0, _MATCHES_EACH, 2),
         attainable_px_P=torch.tensor(attainable_px, dtype=torch.float64),
@@ -163,7 +159,7 @@ def _consistent_matches(first: _Looked, second: _Looked) -> tuple[Tensor, float]
     None where the two views share too little, or the picture hardly moves between them.
     """
     features = first.features, second.features
-    matches_N2 = match_mutual(*(found.descriptors_ND for found in features))
+    matches_N2 = match_mutual(features[0].descriptors_ND, features[1].descriptors_ND)
     if len(matches_N2) < _MIN_MATCHES:
         return None
     pixels_2N2 = torch.stack(
@@ -171,7 +167,9 @@ def _consistent_matches(first: _Looked, second: _Looked) -> tuple[Tensor, float]
     ).double()
     px_at_640 = first.longer_side_px / _LONGER_SIDE_PX
     options = {"max_epipolar_error": _MAX_EPIPOLAR_ERROR_PX_AT_640 * px_at_640, "seed": 0}
-    fundamental, found = poselib.estimate_fundamental(*pixels_2N2.numpy(), options, {})
+    fundamental, found = poselib.estimate_fundamental(
+        pixels_2N2[0].numpy(), pixels_2N2[1].numpy(), options, {}
+    )
     inliers = torch.tensor(found["inliers"], dtype=torch.bool)
     if inliers.sum() < max(_MIN_MATCHES, _MIN_INLIER_SHARE * len(inliers)):
         return None

@@ -50,7 +50,7 @@ class Trajectories:
         self.step = float(steps.median()) if len(steps) else 0.0
 
     def poses_later(self, views: Sequence[View], shift: float) -> tuple[Rigid3d, Tensor]:
-        """cam_from_world (V,) of the views' own times plus `shift`, and where it is known (V,) bool.
+        """cam_from_world (V,) at the views' times plus `shift`, and where it is known (V,) bool.
 
         Between two known poses the motion is taken to be even. An unknown pose is the view's own.
         """
