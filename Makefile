@@ -4,6 +4,7 @@ CANDIDATES := python3 python3.12 python3.11 python3.13
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
+DATA ?= ../shared/data
 BIN := .venv/bin
 READY := .venv/.installed
 
@@ -15,7 +16,7 @@ help:
 	@echo "make test     the default tests: offline, on the processor, under 5 minutes"
 	@echo "make check    style, types, layers, then the tests: what has to pass"
 	@echo "make format   lay out the code"
-	@echo "make bench    the benchmark rows of benchmarks/, on the data of RELOC_DATA"
+	@echo "make bench    the rows of benchmarks/, on the real images in DATA"
 	@echo "make clean    remove .venv and demo/"
 
 $(READY): pyproject.toml constraints.txt
@@ -38,6 +39,12 @@ check: $(READY)
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/pytest
+
+bench: $(READY)
+	@test -d "$(DATA)" || { echo "no data at $(DATA): pass DATA=..., docs/data.md says where to get it" >&2; exit 1; }
+	@$(BIN)/reloc bench --methods thumbnail sift --out benchmarks/rows.jsonl --scenes \
+		"$(DATA)/7scenes/redkitchen" "$(DATA)/7scenes/redkitchen --split hard" \
+		"$(DATA)/south_building" "$(DATA)/fox"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

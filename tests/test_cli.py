@@ -212,6 +212,28 @@ def test_a_mapping_photo_is_found_where_it_was_taken(
     assert "-0.4000 0.0000 0.0000" in capfd.readouterr().out.replace("-0.0000", "0.0000")
 
 
+def test_doctor_says_what_it_cannot_test(scene: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """These images have nothing in common: no match, so no verdict."""
+    assert main(["doctor", str(scene), "--json"]) == 0
+    diagnosis = json.loads(capfd.readouterr().out)
+    assert diagnosis["survey"]["num_mapping"] == NUM_VIEWS
+    assert diagnosis["conventions"]["verdict"] == "untested"
+    assert main(["doctor", str(scene)]) == 0
+    assert diagnosis["conventions"]["reason"] in capfd.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_doctor_names_the_option_that_mends_a_real_scene(
+    shared_data: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["doctor", str(shared_data / "fox"), "--axes", "opencv", "--json"]
+    assert main(words) == 1
+    findings = json.loads(capfd.readouterr().out)["findings"]
+    assert findings[0]["severity"] == "error"
+    assert "--axes opengl" in findings[0]["mending"]
+
+
 def test_settings_reach_the_map(scene: Path, tmp_path: Path) -> None:
     words = ["map", "thumbnail", str(scene), "--seed", "7", "--num-pixels", "99"]
     assert main([*words, "--threads", "1", "--out", str(tmp_path / "map")]) == 0

@@ -46,7 +46,7 @@ def _run(words: Sequence[str]) -> int:
             return _OK
         command = get_command(words[0])
         interrupted = command.interrupted
-        _catch_termination()
+        _take_charge()
         # Imported here: it loads torch, and a wrong name or the guide should not wait for that.
         from reloc.commands.parsing import parse_command
 
@@ -71,11 +71,12 @@ def _run(words: Sequence[str]) -> int:
         return complain(error, line, _UNEXPECTED)
 
 
-def _catch_termination() -> None:
-    """End a terminated process as an interrupted one: in order, and with nothing half written."""
+def _take_charge() -> None:
+    """End a terminated process as an interrupted one; let no library write between the bars."""
     # Loaded first: it sets a handler of its own, which dumps its stack and dies.
-    import pycolmap  # noqa: F401
+    import pycolmap
 
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     signal.signal(signal.SIGTERM, _interrupt)
 
 

@@ -28,9 +28,9 @@ class DemoArguments(CommonArguments):
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("demo")
     """Folder of the page; it must not exist."""
-    mapping: int = 120
+    mapping: int = 60
     """Views of the first walk."""
-    queries: int = 40
+    queries: int = 30
     """Views of the second walk."""
     machine: Machine = field(default_factory=MachineOptions)
 

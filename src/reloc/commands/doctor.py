@@ -42,12 +42,11 @@ def _run(arguments: DoctorArguments, progress: Progress) -> Answer:
     run = start_run(arguments.machine, progress)
     scene = steps.load_scene(arguments.scene, arguments.load)
     diagnosis = examine(scene, run)
-    shown = [f"note: {note}" for note in scene.notes]
-    values = {**diagnosis.as_json(), "is_sound": diagnosis.is_sound, "notes": list(scene.notes)}
-    return Answer(values, [*shown, *_pages(diagnosis)], exit_code=0 if diagnosis.is_sound else 1)
+    values = {**diagnosis.as_json(), "is_sound": diagnosis.is_sound}
+    return Answer(values, _lines(diagnosis), exit_code=0 if diagnosis.is_sound else 1)
 
 
-def _pages(diagnosis: Diagnosis) -> list[Table | str]:
+def _lines(diagnosis: Diagnosis) -> list[Table | str]:
     unit = "m" if diagnosis.metric else "units"
     title = f"{diagnosis.scene}: layout {diagnosis.layout}, truth {diagnosis.ground_truth}"
     facts = Table(title=title, title_justify="left", show_header=False)
@@ -102,15 +101,15 @@ def _overlap(overlap: Overlap | None, unit: str) -> list[tuple[str, str]]:
 
 def _conventions(test: ConventionTest, unit: str) -> list[tuple[str, str]]:
     rows = [("poses on the pixels", f"{test.verdict}{f': {test.reason}' if test.reason else ''}")]
-    if test.error_px is not None:
-        rows.append(("epipolar error as given", _pixels(test.error_px)))
-        rows.append(
-            (
-                "attainable, unrelated",
-                f"{_pixels(test.attainable_px)}, {_pixels(test.unrelated_px)}",
-            )
-        )
-        rows.append(("pairs of views", f"{test.num_pairs} among {test.num_views}"))
+    errors = test.errors
+    if errors is not None:
+        rows += [
+            ("epipolar error as given", _pixels(errors.given_px)),
+            ("attainable", _pixels(errors.attainable_px)),
+            ("of unrelated poses", _pixels(errors.unrelated_px)),
+            ("between map and queries", _pixels(errors.across_px)),
+            ("pairs of views", f"{test.num_pairs} among {test.num_views}"),
+        ]
     if test.focal is not None:
         focal = test.focal
         pixels = "" if focal.focal_px is None else f", {focal.focal_px:.1f} px"
@@ -122,6 +121,8 @@ def _conventions(test: ConventionTest, unit: str) -> list[tuple[str, str]]:
         )
     if test.depth is not None:
         rows.append(("depth of what is seen", f"{test.depth:.3g} {unit} (median)"))
+    if test.depth_ratio is not None:
+        rows.append(("depth maps over matches", f"{test.depth_ratio:.3f} (median)"))
     return rows
 
 

@@ -69,7 +69,8 @@ def _run(arguments: ExportArguments, progress: Progress) -> Answer:
             exports.write_pose_text(estimates, arguments.out, arguments.name_parts)
         case "mapfree":
             exports.write_mapfree(found, arguments.out)
-    count = sum(len(answers) - answers.num_declined for answers in found)
+    written = found if arguments.format == "mapfree" else [estimates]
+    count = sum(len(answers) - answers.num_declined for answers in written)
     values = {"file": str(arguments.out), "format": arguments.format, "poses": count}
     return Answer(values, [f"{arguments.out}: {count} poses as {arguments.format}"])
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 _MAX_NEWTON_ROUNDS = 60
+# A step that must be this much shorter than Newton's leads nowhere: there is no solution.
+_MIN_STEP_SIZE = 1e-3
 _ROUNDING_ERROR = 1e-14
 _MAX_RESIDUAL = 1e-9
 # 89.9° from the optical axis, where the powers of the series are still finite in float32.
@@ -88,7 +90,8 @@ class Distortion:
                 solution = torch.where(better, trial, solution)
                 residual = torch.where(better, trial_residual, residual)
                 step_size = torch.where(better, (2 * step_size).clamp_max(1), step_size / 2)
-                if bool((residual.abs() < _ROUNDING_ERROR * (1 + goal.abs())).all()):
+                solved = safe_norm(residual) < _ROUNDING_ERROR * (1 + radius)
+                if bool((solved | (step_size < _MIN_STEP_SIZE)).all()):
                     break
             found = safe_norm(residual) < _MAX_RESIDUAL * (1 + radius)
             # The tangential part shifts the fold a little.
@@ -120,7 +123,7 @@ def _square(points: Tensor) -> Tensor:
 
 def safe_norm(points: Tensor) -> Tensor:
     """Lengths (..., 1) of (..., 2), never quite 0, so that a division by them has derivatives."""
-    return _square(points).clamp_min(1e-24).sqrt()
+    return _square(points).clamp_min(1e-30).sqrt()
 
 
 def _solve_2x2(matrix: Tensor, right: Tensor) -> Tensor:
