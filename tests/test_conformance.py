@@ -14,6 +14,7 @@ import inspect
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -215,7 +216,7 @@ def median_error(answers: Sequence[PoseEstimate], scene: Scene) -> float:
 @law
 def test_row_is_complete(row: AnyMethod) -> None:
     assert METHODS[row.name].startswith(f"reloc.methods.{row.family}.")
-    assert "\n" not in row.summary
+    assert re.fullmatch(r"[A-Z].*\.", row.summary)
     assert 20 <= len(row.summary) <= 100
     # Authors, title, venue and year.
     assert any(year in row.paper for year in map(str, range(1980, 2100)))

@@ -33,7 +33,7 @@ PAGES = sorted(
 README = ROOT / "README.md"
 # What stands for something of the reader's, in command lines that show the form.
 PLACEHOLDERS = {"METHOD": "thumbnail", "NAME": "thumbnail", "METHOD:PRESET": "sift:orb"}
-SHELLS = {"bash", "sh", "shell", "console"}
+SHELLS = {"", "bash", "sh", "shell", "console"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def command_lines() -> Iterator[tuple[str, str]]:
     """Place and words of the commands in shell blocks, and of `reloc ...` in running text."""
     for block in blocks(*SHELLS):
         for line in block.text.replace("\\\n", " ").splitlines():
-            yield block.place, line.removeprefix("$ ")
+            if re.match(r"(\$ )?([A-Z_]+=\S+ )*(reloc|make) ", line):
+                yield block.place, line.removeprefix("$ ")
     for page in PAGES:
         prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
         for code in re.findall(r"`(reloc\s[^`]+)`", prose):
@@ -202,7 +203,7 @@ def test_the_readme_has_the_table_of_methods() -> None:
 def test_the_readme_names_every_command_and_the_five_verbs() -> None:
     content = README.read_text(encoding="utf-8")
     for command in COMMANDS:
-        assert re.search(rf"reloc {command}\b", content), command
+        assert re.search(rf"(reloc|make) {command}\b", content), command
     for verb in reloc.__all__:
         assert f"reloc.{verb}(" in content, verb
 

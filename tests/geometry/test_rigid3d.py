@@ -203,12 +203,12 @@ def test_indexing_is_that_of_the_batch_axes(index: object) -> None:
         torch.testing.assert_close(rotation, transforms.rotation.reshape(-1, 3, 3)[source])
 
 
-def test_indexing_with_masks_and_iterating() -> None:
+def test_indexing_with_masks_and_out_of_range() -> None:
     transforms = random_transform(5)
     mask = torch.tensor([True, False, True, True, False])
     assert_same(transforms[mask], transforms[[0, 2, 3]])
     assert_same(transforms[~mask & mask], Rigid3d.identity(0))
-    assert_same(Rigid3d.stack(list(transforms)), transforms)
+    assert_same(Rigid3d.stack([transforms[index] for index in range(5)]), transforms)
     with pytest.raises(IndexError):
         transforms[5]
     with pytest.raises(IndexError):

@@ -179,11 +179,13 @@ def _pose_by_pycolmap(
     )
     if answer is None:
         return None, camera
+    # The focal length comes back in the camera that was passed in; on hopeless input it can be
+    # negative.
+    params = torch.from_numpy(np.array(estimated.params))
+    if not bool(params.isfinite().all()) or estimated.mean_focal_length() <= 0:
+        return None, camera
     matrix = answer["cam_from_world"].matrix()
-    # The focal length comes back in the camera that was passed in.
-    return _rigid3d(matrix[:, :3], matrix[:, 3]), replace(
-        camera, params=torch.from_numpy(np.array(estimated.params))
-    )
+    return _rigid3d(matrix[:, :3], matrix[:, 3]), replace(camera, params=params)
 
 
 def _rigid3d(rotation: np.ndarray, translation: np.ndarray) -> Rigid3d:

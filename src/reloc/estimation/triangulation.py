@@ -101,7 +101,11 @@ def _refine_points(reconstruction: pycolmap.Reconstruction) -> None:
     options.refine_focal_length = options.refine_extra_params = False
     options.refine_rig_from_world = options.refine_sensor_from_rig = False
     options.print_summary = False
-    pycolmap.bundle_adjustment(reconstruction, options)
+    config = pycolmap.BundleAdjustmentConfig()
+    for image_id in reconstruction.images:
+        config.add_image(image_id)
+    # Not pycolmap.bundle_adjustment, which writes headings to standard error.
+    pycolmap.create_default_bundle_adjuster(options, config, reconstruction).solve()
 
 
 def _points(reconstruction: pycolmap.Reconstruction) -> Points:

@@ -41,8 +41,10 @@ def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensor
     run.log.info(f"{len(kept)} of {len(views)} views are distinct")
     point_map = build_point_map([views[index] for index in kept], config, run)
     trials = [views[index] for index in spare[:: -(-len(spare) // _NUM_TRIALS) or 1]]
-    scale = _covariance_scale(MatchingLocalizer(point_map, 1.0, config, run), trials, run)
-    run.log.info(f"errors of {len(trials)} spare views are {scale**0.5:.1f} times their sigmas")
+    scale = 1.0
+    if trials:
+        scale = _covariance_scale(MatchingLocalizer(point_map, 1.0, config, run), trials, run)
+        run.log.info(f"errors of {len(trials)} spare views are {scale**0.5:.1f} times their sigmas")
     return {**point_map.tensors(), "covariance_scale": torch.tensor(scale)}
 
 
@@ -57,7 +59,7 @@ def _covariance_scale(localizer: Localizer, trials: Sequence[View], run: Run) ->
     """By how much covariances must grow to explain the errors of mapping views left out of the map.
 
     Jacobians know the noise of the keypoints, not that of the map and of the poses it was made
-    from, which often is the larger part. 1 where there is no view to try, and never less.
+    from, which often is the larger part. Never less than 1.
     """
     squared = []
     for view in run.progress.track(trials, "trying the map"):

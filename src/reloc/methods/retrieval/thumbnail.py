@@ -60,7 +60,7 @@ def _thumbnail_size(aspect: float, num_pixels: int) -> tuple[int, int]:
 METHOD = Method(
     name="thumbnail",
     family="retrieval",
-    summary="the pose of the most similar mapping image, compared small and blurred",
+    summary="The pose of the most similar mapping image, compared small and blurred.",
     paper="Klein and Murray, Improving the Agility of Keyframe-Based SLAM, ECCV 2008",
     config=ThumbnailConfig,
     tiny=ThumbnailConfig(num_pixels=192, blur_px=1.0),
