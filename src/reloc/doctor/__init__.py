@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reloc.contract import Run
-from reloc.doctor.conventions import check_conventions
+from reloc.doctor.verdict import check_conventions
 from reloc.doctor.diagnosis import Diagnosis, Finding
 from reloc.doctor.findings import find_all
 from reloc.doctor.lines import diagnosis_lines

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from reloc.doctor.diagnosis import Trial
-from reloc.doctor.epipolar import symmetric_error_px, triangulated_depths
+from reloc.doctor.half_lines import symmetric_error_px, triangulated_depths
 from reloc.doctor.mistakes import AS_GIVEN, IntrinsicsMending, PoseMending, TimeShift, pose_mendings
 from reloc.doctor.pairs import MatchedPairs
 from reloc.doctor.times import Trajectories
