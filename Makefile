@@ -42,9 +42,9 @@ check: $(READY)
 
 bench: $(READY)
 	@test -d "$(DATA)" || { echo "no data at $(DATA): pass DATA=..., docs/data.md says where to get it" >&2; exit 1; }
-	@$(BIN)/reloc bench --methods thumbnail sift --out benchmarks/rows.jsonl --scenes \
+	@$(BIN)/reloc bench --methods thumbnail sift sift:orb --out benchmarks/rows.jsonl --scenes \
 		"$(DATA)/7scenes/redkitchen" "$(DATA)/7scenes/redkitchen --split hard" \
-		"$(DATA)/south_building" "$(DATA)/fox"
+		"$(DATA)/7scenes/redkitchen --unknown-focal" "$(DATA)/south_building" "$(DATA)/fox"
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
