@@ -132,22 +132,35 @@ def _match(
     run: Run,
 ) -> Matches:
     """Matches that fit the poses, of the pairs that have enough of them."""
+    # Once a view, not once a pair: undoing distortion takes as long as matching.
+    flat = [
+        _undistorted(camera, found.keypoints_N2)
+        for camera, found in zip(cameras, features, strict=True)
+    ]
 
     def match(pair: tuple[int, int]) -> Tensor:
         first, second = pair
         one, other = features[first], features[second]
         matches_M2 = match_mutual(one.descriptors_ND, other.descriptors_ND, config.max_ratio)
         error_px_M = epipolar_error_px(
-            one.keypoints_N2[matches_M2[:, 0]].double(),
-            other.keypoints_N2[matches_M2[:, 1]].double(),
-            cameras[first],
-            cameras[second],
+            flat[first][1][matches_M2[:, 0]],
+            flat[second][1][matches_M2[:, 1]],
+            flat[first][0],
+            flat[second][0],
             cam_from_map[second] @ cam_from_map[first].inverse(),
         )
         return matches_M2[error_px_M < config.max_epipolar_error_px]
 
     found = zip(pairs, _in_threads(match, pairs, run, "matching"), strict=True)
     return {pair: matches for pair, matches in found if len(matches) >= _MIN_PAIR_MATCHES}
+
+
+def _undistorted(camera: Camera, pixels_N2: Tensor) -> tuple[Camera, Tensor]:
+    """The pinhole camera of the same focal lengths, and its pixels (N, 2) float64 of the points."""
+    params = torch.cat([camera.focal, camera.principal_point])
+    pinhole = Camera("PINHOLE", camera.width, camera.height, params)
+    plane_N2 = camera.cam_from_img(pixels_N2.double())
+    return pinhole, plane_N2 * camera.focal + camera.principal_point
 
 
 def _add_points_from_depth(
