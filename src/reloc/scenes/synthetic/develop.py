@@ -34,9 +34,8 @@ def develop(
 ) -> NDArray[np.uint8]:
     """The bytes (H, W, 3) that a camera makes of linear light."""
     height, width = radiance_HW3.shape[:2]
-    light = radiance_HW3 * np.exp2(lighting.exposure + _automatic_stops(radiance_HW3)).astype(
-        np.float32
-    )
+    gain = 2 ** (lighting.exposure + _automatic_stops(radiance_HW3))
+    light = radiance_HW3 * np.float32(gain)
     light *= np.array([1 + 0.25 * lighting.warmth, 1, 1 - 0.25 * lighting.warmth], np.float32)
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
     light *= (1 - sensor.vignetting * (x[None] ** 2 + y[:, None] ** 2) / 2)[..., None]
@@ -45,10 +44,8 @@ def develop(
     if sensor.motion > 0:
         light = cv2.filter2D(light, -1, _smear(sensor.motion, rng.uniform(0, np.pi)))
     # Shot noise grows with the root of the light: on the square-root scale it is one everywhere.
-    root = np.sqrt(light) + rng.standard_normal(light.shape, np.float32) * np.float32(
-        sensor.noise / 255
-    )
-    tones = np.clip(root * np.float32(1023 / 2), 0, 1023).astype(np.uint16)
+    noise = np.float32(sensor.noise / 255) * rng.standard_normal(light.shape, np.float32)
+    tones = np.clip((np.sqrt(light) + noise) * np.float32(1023 / 2), 0, 1023).astype(np.uint16)
     return TONES[tones]
 
 

@@ -217,31 +217,25 @@ def _fill_shelf(pen: Pen, style: Style, width: float, depth: float, height: floa
 
 
 def _fronts(
-    pen: Pen, style: Style, face: Material, low: tuple[float, float], high: tuple[float, float],
-    columns: int, rows: int, y: float,
-) -> None:  # fmt: skip
-    """Doors or drawers with handles, on a front at depth y, between (x, z) corners."""
-    step_x, step_z = (high[0] - low[0]) / columns, (high[1] - low[1]) / rows
+    pen: Pen, style: Style, face: Material, width: float, height: float, columns: int, rows: int
+) -> None:
+    """Doors or drawers with handles, that fill 0 ... width by z = 0 ... height before y = 0."""
+    step_x, step_z = width / columns, height / rows
     handle = style.metal if pen.rng.random() < 0.6 else style.black
-    knob = pen.rng.random() < 0.4
+    knob, is_door = pen.rng.random() < 0.4, step_z > step_x
+    half_x, half_z = (0.008, 0.07) if is_door else (0.07, 0.008)
     for column in range(columns):
+        # Doors open from the middle.
+        side = 0.86 if column % 2 == 0 else 0.14
+        grip_x, grip_z = (side * step_x, 0.55 * step_z) if is_door else (step_x / 2, 0.6 * step_z)
         for row in range(rows):
-            x, z = low[0] + column * step_x, low[1] + row * step_z
-            pen.box(
-                (x + 0.006, y, z + 0.006), (x + step_x - 0.006, y + 0.018, z + step_z - 0.006), face
-            )
-            is_door = step_z > step_x
-            side = 0.86 if column % 2 == 0 else 0.14
-            grip_x = x + (side if is_door else 0.5) * step_x
-            grip_z = z + (0.55 if is_door else 0.6) * step_z
+            front = pen.at(column * step_x, 0, row * step_z)
+            front.box((0.006, 0, 0.006), (step_x - 0.006, 0.018, step_z - 0.006), face)
+            grip = front.at(grip_x, 0.018, grip_z)
             if knob:
-                pen.ball((grip_x, y + 0.035, grip_z), 0.018, handle)
+                grip.ball((0, 0.017, 0), 0.018, handle)
             else:
-                half_x, half_z = (0.008, 0.07) if is_door else (0.07, 0.008)
-                low_corner = (grip_x - half_x, y + 0.018, grip_z - half_z)
-                pen.box(
-                    low_corner, (grip_x + half_x, y + 0.045, grip_z + half_z), handle, faces="xXYZz"
-                )
+                grip.box((-half_x, 0, -half_z), (half_x, 0.027, half_z), handle, faces="xXYZz")
 
 
 def wardrobe(pen: Pen, style: Style, width: float, depth: float, height: float) -> None:
@@ -250,9 +244,10 @@ def wardrobe(pen: Pen, style: Style, width: float, depth: float, height: float) 
     pen.box((0, 0, 0), (width, depth - 0.02, height), body)
     columns = max(1, round(width / 0.5))
     split = 0.3 * height if pen.rng.random() < 0.5 else 0.08
-    _fronts(pen, style, face, (0.0, split), (width, height - 0.03), columns, 1, depth - 0.02)
+    front = depth - 0.02
+    _fronts(pen.at(0, front, split), style, face, width, height - 0.03 - split, columns, 1)
     if split > 0.1:
-        _fronts(pen, style, face, (0.0, 0.08), (width, split), columns, 1, depth - 0.02)
+        _fronts(pen.at(0, front, 0.08), style, face, width, split - 0.08, columns, 1)
     for x in np.arange(0.05, width - 0.4, 0.45):
         if pen.rng.random() < 0.6 and height < 2.1:
             carton(pen.at(x, 0.05, height), style, 0.38, 0.35, pen.rng.uniform(0.15, 0.25))
@@ -266,12 +261,10 @@ def dresser(pen: Pen, style: Style, width: float, depth: float, height: float) -
     for x in (0.03, width - 0.07):
         for y in (0.03, depth - 0.1):
             pen.box((x, y, 0), (x + 0.04, y + 0.04, 0.08), style.black, faces="xXyY")
-    columns, rows = (
-        (round(width / 0.45), 1) if pen.rng.random() < 0.4 else (2, round(height / 0.25))
-    )
-    _fronts(
-        pen, style, face, (0.01, 0.09), (width - 0.01, height - 0.03), columns, rows, depth - 0.03
-    )
+    doors = pen.rng.random() < 0.4
+    columns, rows = (round(width / 0.45), 1) if doors else (2, round(height / 0.25))
+    front = pen.at(0.01, depth - 0.03, 0.09)
+    _fronts(front, style, face, width - 0.02, height - 0.12, columns, rows)
     top = pen.at(0, 0, height)
     clutter(top, style, width, depth, round(width / 0.25))
     if pen.rng.random() < 0.5:
@@ -377,21 +370,21 @@ def bed(pen: Pen, style: Style, width: float, depth: float, height: float) -> No
 
 def television(pen: Pen, style: Style, width: float, depth: float, height: float) -> None:
     """A low board with a black mirror on it."""
-    dresser_height = 0.45
+    board_height = 0.45
     body = style.furniture()
-    pen.box((0, 0, 0), (width, depth, dresser_height), body)
-    _fronts(pen, style, body, (0, 0.05), (width, dresser_height - 0.03), 3, 1, depth)
+    pen.box((0, 0, 0), (width, depth, board_height), body)
+    _fronts(pen.at(0, depth, 0.05), style, body, width, board_height - 0.08, 3, 1)
     set_width = width * 0.8
-    left, z = (width - set_width) / 2, dresser_height + 0.06
+    left, z = (width - set_width) / 2, board_height + 0.06
     pen.box(
         (left, 0.15, z), (left + set_width, 0.2, z + 0.56 * set_width), style.black, faces="xXyYZz"
     )
     glass = Material(style.black.layer, metres=1, tint=(0.02, 0.02, 0.025), gloss=0.1, wear=0.2)
     corner = (left + set_width - 0.015, 0.201, z + 0.56 * set_width - 0.015)
     pen.rect(corner, (-set_width + 0.03, 0, 0), (0, 0, -0.56 * set_width + 0.03), glass)
-    pen.box((width / 2 - 0.2, 0.1, dresser_height), (width / 2 + 0.2, 0.3, z), style.black)
-    clutter(pen.at(0, 0, dresser_height), style, left, depth, 1)
-    clutter(pen.at(left + set_width, 0, dresser_height), style, left, depth, 1)
+    pen.box((width / 2 - 0.2, 0.1, board_height), (width / 2 + 0.2, 0.3, z), style.black)
+    clutter(pen.at(0, 0, board_height), style, left, depth, 1)
+    clutter(pen.at(left + set_width, 0, board_height), style, left, depth, 1)
 
 
 def cartons(pen: Pen, style: Style, width: float, depth: float, height: float) -> None:
