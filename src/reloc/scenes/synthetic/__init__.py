@@ -77,6 +77,7 @@ def synthetic_scene(
         ground_truth="synthetic",
         metric=True,
         layout="synthetic",
+        render=lambda camera, cam_from_world: room.render(camera, cam_from_world)[0],
     )
 
 
