@@ -26,7 +26,7 @@ from reloc.evaluation.calibration import reliability
 from reloc.geometry.rotation import angle_between_rad
 from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.localizer import MatchingLocalizer
-from reloc.methods.matching.mapping import build_point_map
+from reloc.methods.matching.mapping import build_point_map, match_views
 from reloc.progress import Bars
 from reloc.scenes import LoadOptions, load_scene
 from reloc.scenes.scene import Query, Scene, View
@@ -84,7 +84,12 @@ def main(arguments: Arguments) -> None:
     config = replace(MatchingConfig(), min_inliers=1)
     localizers = [
         MatchingLocalizer(
-            build_point_map(_thin(scene.mapping, _MAX_MAPPING_VIEWS), config, run), 1, config, run
+            build_point_map(
+                match_views(_thin(scene.mapping, _MAX_MAPPING_VIEWS), config, run), config, run
+            ),
+            1,
+            config,
+            run,
         )
         for scene in scenes
     ]

@@ -12,18 +12,19 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.localizer import MatchingLocalizer
-from reloc.methods.matching.mapping import build_point_map
+from reloc.methods.matching.mapping import MatchedViews, build_point_map, match_views
 from reloc.methods.matching.point_map import PointMap
 from reloc.scenes.scene import View
 
-# Spare mapping views that are asked for, to learn how far the covariances are to be trusted.
-_NUM_TRIALS = 24
+# To learn how far the covariances are to be trusted, at most so many views are left out of a map and
+# asked for, and at most one of so many.
+_MAX_TRIALS, _VIEWS_PER_TRIAL = 24, 5
 # Of the squared Mahalanobis distance in six dimensions (chi-square).
 _MEDIAN_CHI_SQUARE_6 = 5.348
 
 
 def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensors:
-    """Build a map of the distinct views, and try it on some of the others.
+    """Build a map of the distinct views, and learn from some of them how sure its answers are.
 
     Raises:
         InputError: an image cannot be read, a view's focal length is not known, or no point is
@@ -37,14 +38,13 @@ def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensor
         )
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
-    spare = sorted(set(range(len(views))) - set(kept))
     run.log.info(f"{len(kept)} of {len(views)} views are distinct")
-    point_map = build_point_map([views[index] for index in kept], config, run)
-    trials = [views[index] for index in spare[:: -(-len(spare) // _NUM_TRIALS) or 1]]
-    scale = 1.0
-    if trials:
-        scale = _covariance_scale(MatchingLocalizer(point_map, 1.0, config, run), trials, run)
-        run.log.info(f"errors of {len(trials)} spare views are {scale**0.5:.1f} times their sigmas")
+    matched = match_views([views[index] for index in kept], config, run)
+    point_map = build_point_map(matched, config, run)
+    scale = _covariance_scale(matched, config, run)
+    run.log.info(
+        f"{len(point_map.points_N3)} points; errors are {scale**0.5:.1f} times their sigmas"
+    )
     return {**point_map.tensors(), "covariance_scale": torch.tensor(scale)}
 
 
@@ -55,14 +55,22 @@ def open_map(tensors: Tensors, config: MatchingConfig, run: Run) -> Localizer:
     return MatchingLocalizer(PointMap.from_tensors(tensors), scale, config, run)
 
 
-def _covariance_scale(localizer: Localizer, trials: Sequence[View], run: Run) -> float:
-    """By how much covariances must grow to explain the errors of mapping views left out of the map.
+def _covariance_scale(matched: MatchedViews, config: MatchingConfig, run: Run) -> float:
+    """By how much covariances must grow to explain the errors of views that are left out of a map.
 
     Jacobians know the noise of the keypoints, not that of the map and of the poses it was made
-    from, which often is the larger part. Never less than 1.
+    from, which often is the larger part. Never less than 1; 1 where no view can be spared.
     """
+    num_views = len(matched.views)
+    step = max(_VIEWS_PER_TRIAL, -(-num_views // _MAX_TRIALS))
+    trials = range(step // 2, num_views, step)
+    rest = matched.only([view for view in range(num_views) if view not in trials])
+    if not rest.matches or not trials:
+        return 1.0
+    localizer = MatchingLocalizer(build_point_map(rest, config, run), 1.0, config, run)
     squared = []
-    for view in run.progress.track(trials, "trying the map"):
+    for number in run.progress.track(trials, "trying the map"):
+        view = matched.views[number]
         (estimate,) = localizer.localize([view.query(with_depth=False)])
         if estimate.cam_from_world is not None and estimate.covariance is not None:
             error = (view.cam_from_world @ estimate.cam_from_world.inverse()).log()

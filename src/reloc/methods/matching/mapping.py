@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -44,16 +45,58 @@ _MAX_VOCABULARY_SAMPLES = 50_000
 _MAX_DEPTH_SPREAD = 0.03
 
 
-def build_point_map(views: Sequence[View], config: MatchingConfig, run: Run) -> PointMap:
-    """Match and triangulate views, all of them.
+@dataclass(frozen=True, eq=False)
+class MatchedViews:
+    """Views with their features, and what of these is seen by several of them.
+
+    Attributes:
+        views: V of them.
+        cameras: of the reduced images.
+        cam_from_map: batch (V,); the map's origin is `origin_3`.
+        features: of each view.
+        matches: pairs of views, i < j, to pairs (M, 2) of their keypoints that fit the poses.
+        vocabulary_KD: words of the image index.
+        image_vectors_VL: float32, of each view.
+        origin_3: float64, of the map in the world.
+    """
+
+    views: Sequence[View]
+    cameras: Sequence[Camera]
+    cam_from_map: Rigid3d
+    features: Sequence[LocalFeatures]
+    matches: Matches
+    vocabulary_KD: Tensor
+    image_vectors_VL: Tensor
+    origin_3: Tensor
+
+    def only(self, chosen: Sequence[int]) -> MatchedViews:
+        """The views with these indices, and what they have in common."""
+        place = {view: number for number, view in enumerate(chosen)}
+        matches = {
+            (place[first], place[second]): pairs
+            for (first, second), pairs in self.matches.items()
+            if first in place and second in place
+        }
+        return replace(
+            self,
+            views=[self.views[view] for view in chosen],
+            cameras=[self.cameras[view] for view in chosen],
+            cam_from_map=self.cam_from_map[list(chosen)],
+            features=[self.features[view] for view in chosen],
+            matches=matches,
+            image_vectors_VL=self.image_vectors_VL[list(chosen)],
+        )
+
+
+def match_views(views: Sequence[View], config: MatchingConfig, run: Run) -> MatchedViews:
+    """Describe views, all of them, and match those that may see the same.
 
     Raises:
-        InputError: an image cannot be read, or no point is seen by two views.
+        InputError: an image cannot be read, or none has a keypoint.
     """
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     origin_3 = poses.inverse().translation.mean(0)
     cam_from_map = poses @ Rigid3d(torch.eye(3, dtype=torch.float64), origin_3)
-
     described = _in_threads(
         lambda view: describe(view.read_image(), view.camera, config), views, run, "features"
     )
@@ -62,32 +105,37 @@ def build_point_map(views: Sequence[View], config: MatchingConfig, run: Run) -> 
     vectors = [as_vectors(found.descriptors_ND) for found in features]
     vocabulary_KD = _learn_vocabulary(vectors, config.vocabulary, run.seed)
     image_vectors_VL = torch.stack([aggregate(vector, vocabulary_KD) for vector in vectors])
-
     pairs = _propose_pairs(cam_from_map, image_vectors_VL, config)
     matches = _match(pairs, cameras, cam_from_map, features, config, run)
+    run.log.info(f"{len(matches)} of {len(pairs)} pairs of {len(views)} views match")
+    return MatchedViews(
+        views, cameras, cam_from_map, features, matches, vocabulary_KD, image_vectors_VL, origin_3
+    )
+
+
+def build_point_map(matched: MatchedViews, config: MatchingConfig, run: Run) -> PointMap:
+    """Triangulate what views see together.
+
+    Raises:
+        InputError: no point is seen by two views.
+    """
     points = triangulate(
-        cameras,
-        cam_from_map,
-        [found.keypoints_N2 for found in features],
-        matches,
+        matched.cameras,
+        matched.cam_from_map,
+        [found.keypoints_N2 for found in matched.features],
+        matched.matches,
         config.max_point_error_px,
         config.min_ray_angle_deg,
         run.seed,
     )
-    run.log.info(
-        f"{len(matches)} of {len(pairs)} pairs of {len(views)} views match: {len(points)} points "
-        f"from {len(points.track_point_T)} observations"
-    )
     if config.depth:
-        points = _add_points_from_depth(points, views, cameras, cam_from_map, features, matches)
-        run.log.info(f"{len(points)} points with those of the depth maps")
+        points = _add_points_from_depth(points, matched)
     if not len(points):
         raise InputError(
-            f"no point is seen by two of the {len(views)} mapping views: the poses do not fit the "
-            "images, or the images lack texture; `reloc doctor SCENE` tells which"
+            f"no point is seen by two of the {len(matched.views)} mapping views: the poses do not "
+            "fit the images, or the images lack texture; `reloc doctor SCENE` tells which"
         )
-    names = [view.name for view in views]
-    return _pack(points, features, names, vocabulary_KD, image_vectors_VL, origin_3)
+    return _pack(points, matched)
 
 
 def _in_threads(
@@ -163,16 +211,9 @@ def _undistorted(camera: Camera, pixels_N2: Tensor) -> tuple[Camera, Tensor]:
     return pinhole, plane_N2 * camera.focal + camera.principal_point
 
 
-def _add_points_from_depth(
-    points: Points,
-    views: Sequence[View],
-    cameras: Sequence[Camera],
-    cam_from_map: Rigid3d,
-    features: Sequence[LocalFeatures],
-    matches: Matches,
-) -> Points:
+def _add_points_from_depth(points: Points, matched: MatchedViews) -> Points:
     """Points for keypoints that have a depth and no point yet, one for keypoints that match."""
-    point_of = [torch.full((len(found),), -1) for found in features]
+    point_of = [torch.full((len(found),), -1) for found in matched.features]
     for point, view, keypoint in zip(
         *(column.tolist() for column in (points.track_point_T, points.track_view_T,
                                          points.track_keypoint_T)), strict=True
@@ -182,20 +223,20 @@ def _add_points_from_depth(
         [points.track_point_T, points.track_view_T, points.track_keypoint_T], dim=1
     )]  # fmt: skip
     num_points = len(points)
-    for index, view in enumerate(views):
+    for index, view in enumerate(matched.views):
         depth = view.read_depth()
         if depth is None:
             continue
-        keypoints_K2 = features[index].keypoints_N2
-        depth_K = _depth_at(depth, keypoints_K2, cameras[index])
+        keypoints_K2 = matched.features[index].keypoints_N2
+        depth_K = _depth_at(depth, keypoints_K2, matched.cameras[index])
         new_K = ((depth_K > 0) & (point_of[index] < 0)).nonzero()[:, 0]
-        rays_K2 = cameras[index].cam_from_img(keypoints_K2[new_K].double())
+        rays_K2 = matched.cameras[index].cam_from_img(keypoints_K2[new_K].double())
         rays_K3 = torch.nn.functional.pad(rays_K2, (0, 1), value=1.0)
-        world.append(cam_from_map[index].inverse() @ (rays_K3 * depth_K[new_K, None]))
+        world.append(matched.cam_from_map[index].inverse() @ (rays_K3 * depth_K[new_K, None]))
         point_of[index][new_K] = torch.arange(num_points, num_points + len(new_K))
         seen = [(num_points + row, index, int(keypoint)) for row, keypoint in enumerate(new_K)]
         # The same point in later views must not become a second one.
-        for (first, second), pairs in matches.items():
+        for (first, second), pairs in matched.matches.items():
             if index in (first, second):
                 here, there = (0, 1) if index == first else (1, 0)
                 other = second if index == first else first
@@ -226,27 +267,21 @@ def _depth_at(depth_HW: Tensor, keypoints_K2: Tensor, camera: Camera) -> Tensor:
     return around_9K.median(0).values * sound_K
 
 
-def _pack(
-    points: Points,
-    features: Sequence[LocalFeatures],
-    names: list[str],
-    vocabulary_KD: Tensor,
-    image_vectors_VL: Tensor,
-    origin_3: Tensor,
-) -> PointMap:
-    starts_V = torch.tensor([0, *(len(found) for found in features)]).cumsum(0)
-    descriptors_FD = torch.cat([found.descriptors_ND for found in features])
+def _pack(points: Points, matched: MatchedViews) -> PointMap:
+    num_views = len(matched.views)
+    starts_V = torch.tensor([0, *(len(found) for found in matched.features)]).cumsum(0)
+    descriptors_FD = torch.cat([found.descriptors_ND for found in matched.features])
     observed_TD = descriptors_FD[starts_V[points.track_view_T] + points.track_keypoint_T]
     # By view, then by point: neighbours in memory, and the same map for the same seed.
     order_T = (points.track_view_T * len(points) + points.track_point_T).argsort(stable=True)
-    scale_V1 = 127 / image_vectors_VL.abs().amax(1, keepdim=True).clamp_min(1e-12)
+    scale_V1 = 127 / matched.image_vectors_VL.abs().amax(1, keepdim=True).clamp_min(1e-12)
     return PointMap(
-        origin_3=origin_3,
+        origin_3=matched.origin_3,
         points_N3=points.world_N3.float(),
         descriptors_ND=mean_descriptors(observed_TD, points.track_point_T, len(points)),
-        vocabulary_KD=vocabulary_KD,
-        image_vectors_VL=(image_vectors_VL * scale_V1).round().to(torch.int8),
-        view_names=names,
-        num_seen_V=torch.bincount(points.track_view_T, minlength=len(names)),
+        vocabulary_KD=matched.vocabulary_KD,
+        image_vectors_VL=(matched.image_vectors_VL * scale_V1).round().to(torch.int8),
+        view_names=[view.name for view in matched.views],
+        num_seen_V=torch.bincount(points.track_view_T, minlength=num_views),
         seen_S=points.track_point_T[order_T].int(),
     )
