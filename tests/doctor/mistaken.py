@@ -51,7 +51,7 @@ def opengl_inverted(scene: Scene) -> Scene:
 
 
 def quaternions_rolled(scene: Scene, roll: int, *, inverted: bool = False) -> Scene:
-    """-1: x first, read as w first; 1: w first, read as x first. Stored as they are, or inverted."""
+    """-1: x first, read as w first; 1: w first, read as x first. `inverted` by the loader."""
 
     def read(pose: Rigid3d) -> Rigid3d:
         stored = pose.inverse() if inverted else pose

@@ -22,14 +22,6 @@ def real_scene(data: Path, place: str, options: LoadOptions | None = None) -> Sc
     return load_scene(data / PLACES[place], options or LoadOptions())
 
 
-def thinned(scene: Scene, num_mapping: int = 18, num_queries: int = 5) -> Scene:
-    return replace(
-        scene,
-        mapping=evenly(scene.mapping, num_mapping),
-        queries=evenly(scene.queries, num_queries),
-    )
-
-
 @functools.cache
 def pairs_of(scene: Scene) -> MatchedPairs:
     """Matches do not depend on poses and cameras: they are found once for all that is tried."""
@@ -45,7 +37,9 @@ def judged(sound: Scene, spoilt: Scene) -> ConventionTest:
 
 @functools.cache
 def thin_scene(data: Path, place: str) -> Scene:
-    return thinned(real_scene(data, place))
+    """A part that is matched in seconds."""
+    scene = real_scene(data, place)
+    return replace(scene, mapping=evenly(scene.mapping, 22), queries=evenly(scene.queries, 5))
 
 
 def mendings(test: ConventionTest) -> tuple[str, ...]:

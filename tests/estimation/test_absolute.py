@@ -1,4 +1,4 @@
-"""Laws of absolute pose: exact data gives the pose, noise gives the covariance, nonsense gives None."""
+"""Laws of absolute pose: exact data gives the pose, noise its covariance, nonsense None."""
 
 import math
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from reloc.contract import Run
-from reloc.doctor.verdict import check_conventions
 from reloc.doctor.diagnosis import Diagnosis, Finding
 from reloc.doctor.findings import find_all
 from reloc.doctor.lines import diagnosis_lines
 from reloc.doctor.overlap import measure_overlap
 from reloc.doctor.survey import look_at_images, survey
+from reloc.doctor.verdict import check_conventions
 from reloc.scenes.scene import Scene
 
 __all__ = ["Diagnosis", "Finding", "diagnosis_lines", "examine"]

@@ -58,12 +58,10 @@ class Bench:
         self.given_px_P = self.errors_px(Explanation())
 
     def errors_px(self, explanation: Explanation) -> Tensor:
-        """The median error (P,) of each pair's matches; NaN where a shifted view has no pose."""
+        """The median error (P,) of each pair's matches."""
         if explanation not in self._errors_px_P:
-            poses_V, known_V = self.mended_poses(explanation)
-            errors_P = self.errors_under(poses_V, explanation.intrinsics)
-            known_P = known_V[self.pairs.views_2P].all(0)
-            self._errors_px_P[explanation] = torch.where(known_P, errors_P, torch.nan)
+            poses_V = self.mended_poses(explanation)
+            self._errors_px_P[explanation] = self.errors_under(poses_V, explanation.intrinsics)
         return self._errors_px_P[explanation]
 
     def errors_under(
@@ -80,12 +78,12 @@ class Bench:
         errors_PM = torch.where(errors_PM.isnan(), self._widths_P[:, None], errors_PM)
         return errors_PM.median(dim=1).values
 
-    def mended_poses(self, explanation: Explanation) -> tuple[Rigid3d, Tensor]:
-        """cam_from_world (V,) without the mistakes, and where a shifted view has a pose (V,)."""
-        poses_V, known_V = self._poses_V, torch.ones(len(self.pairs.views), dtype=torch.bool)
+    def mended_poses(self, explanation: Explanation) -> Rigid3d:
+        """cam_from_world (V,) without the mistakes."""
+        poses_V = self._poses_V
         if explanation.shift:
-            poses_V, known_V = self.trajectories.poses_later(self.pairs.views, explanation.shift)
-        return explanation.poses.mend(poses_V), known_V
+            poses_V = self.trajectories.poses_later(self.pairs.views, explanation.shift)
+        return explanation.poses.mend(poses_V)
 
     def unrelated_px(self) -> float:
         """The error under the poses of other pairs: of poses that say nothing about the images."""
@@ -93,19 +91,14 @@ class Bench:
         return float(self.errors_under(self._poses_V, AS_GIVEN, roll).median())
 
     def cost(self, explanation: Explanation) -> float:
-        """The error in px, more for every mistake assumed; infinite where most pairs have none."""
-        errors_P = self.errors_px(explanation)
-        if errors_P.isnan().double().mean() > 0.5:
-            return math.inf
-        return float(errors_P.nanmedian()) * MIN_GAIN**explanation.num_mistakes
+        """The error in px, more for every mistake assumed."""
+        return float(self.errors_px(explanation).median()) * MIN_GAIN**explanation.num_mistakes
 
     def trial(self, explanation: Explanation) -> Trial:
         """An explanation against poses and cameras as given, pair by pair."""
         errors_P = self.errors_px(explanation)
-        num_known = int((~errors_P.isnan()).sum())
-        # Comparisons with NaN are false.
-        num_better = int((errors_P < self.given_px_P).sum())
-        at_least = sum(math.comb(num_known, count) for count in range(num_better, num_known + 1))
+        num_pairs, num_better = len(errors_P), int((errors_P < self.given_px_P).sum())
+        at_least = sum(math.comb(num_pairs, count) for count in range(num_better, num_pairs + 1))
         mistakes = explanation.poses.mistakes
         if explanation.intrinsics != AS_GIVEN:
             mistakes = (*mistakes, explanation.intrinsics.mistake(self._cameras))
@@ -113,9 +106,9 @@ class Bench:
             mistakes = (*mistakes, TimeShift(explanation.shift, self.trajectories.unit).mistake())
         return Trial(
             mistakes=mistakes,
-            error_px=float(errors_P.nanmedian()),
-            better_share=num_better / max(num_known, 1),
-            chance=at_least / 2**num_known,
+            error_px=float(errors_P.median()),
+            better_share=num_better / num_pairs,
+            chance=at_least / 2**num_pairs,
         )
 
     def common_focal_px(self) -> float | None:

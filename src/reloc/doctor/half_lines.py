@@ -55,9 +55,12 @@ def _half_line_error_px(
         )
     )
     between_PM = (cos_si > cos_ei * cos_es) & (cos_es > cos_ei * cos_si)
-    end_PM = torch.minimum(
+    end_rad_PM = torch.minimum(
         (seen_PM3 - infinity_PM3).norm(dim=-1), (seen_PM3 - epipole_PM3).norm(dim=-1)
     )
+    # So much of the plane is a radian off the optical axis; else pictures would fit the better, the
+    # wider their angle is taken to be.
+    end_PM = end_rad_PM * rays_to_PM3.square().sum(-1)
     error_PM = torch.where(between_PM, line_PM, torch.maximum(line_PM, end_PM))
     return error_PM * focal_px_P[:, None]
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.scenes.scene import View
@@ -49,18 +48,18 @@ class Trajectories:
         steps = torch.cat([clock.diff() for clock in self._clocks.values()])
         self.step = float(steps.median()) if len(steps) else 0.0
 
-    def poses_later(self, views: Sequence[View], shift: float) -> tuple[Rigid3d, Tensor]:
-        """cam_from_world (V,) at the views' times plus `shift`, and where it is known (V,) bool.
+    def poses_later(self, views: Sequence[View], shift: float) -> Rigid3d:
+        """cam_from_world (V,) at the views' times plus `shift`.
 
-        Between two known poses the motion is taken to be even. An unknown pose is the view's own.
+        Between two known poses the motion is taken to be even. A view for whose time there is none
+        keeps its own: so a shift has nothing to win by it.
         """
-        poses, known = [], []
+        poses = []
         for view in views:
             sequence, place = self._place[view.name]
             pose = self._pose_at(sequence, float(self._clocks[sequence][place]) + shift)
-            known.append(pose is not None)
             poses.append(view.cam_from_world if pose is None else pose)
-        return Rigid3d.stack(poses), torch.tensor(known)
+        return Rigid3d.stack(poses)
 
     def _pose_at(self, sequence: str, time: float) -> Rigid3d | None:
         clock, poses = self._clocks[sequence], self._poses[sequence]

@@ -16,8 +16,8 @@ from reloc.methods.matching.mapping import MatchedViews, build_point_map, match_
 from reloc.methods.matching.point_map import PointMap
 from reloc.scenes.scene import View
 
-# To learn how far the covariances are to be trusted, at most so many views are left out of a map and
-# asked for, and at most one of so many.
+# To learn how far the covariances are to be trusted, at most so many views are left out of a map
+# and asked for, and at most one of so many.
 _MAX_TRIALS, _VIEWS_PER_TRIAL = 24, 5
 # Of the squared Mahalanobis distance in six dimensions (chi-square).
 _MEDIAN_CHI_SQUARE_6 = 5.348
@@ -65,9 +65,11 @@ def _covariance_scale(matched: MatchedViews, config: MatchingConfig, run: Run) -
     step = max(_VIEWS_PER_TRIAL, -(-num_views // _MAX_TRIALS))
     trials = range(step // 2, num_views, step)
     rest = matched.only([view for view in range(num_views) if view not in trials])
-    if not rest.matches or not trials:
+    try:
+        localizer = MatchingLocalizer(build_point_map(rest, config, run), 1.0, config, run)
+    except InputError:
+        # The rest has no points of its own, though all views together have.
         return 1.0
-    localizer = MatchingLocalizer(build_point_map(rest, config, run), 1.0, config, run)
     squared = []
     for number in run.progress.track(trials, "trying the map"):
         view = matched.views[number]
