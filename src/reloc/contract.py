@@ -170,8 +170,8 @@ def _restored(value: Any, hint: Any) -> Any:
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
             return tuple(_restored(entry, kind) for entry, kind in zip(value, kinds, strict=True))
-    elif dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return config_from_json(typing.cast(type, hint), value, hint.__name__)
+    elif isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return config_from_json(hint, value, hint.__name__)
     elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     elif isinstance(hint, type) and type(value) is hint:

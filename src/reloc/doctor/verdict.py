@@ -7,7 +7,7 @@ together with others.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ from reloc.doctor.times import Trajectories
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import turned_from_cam
 from reloc.input_error import InputError
-from reloc.scenes.scene import Scene
+from reloc.scenes.scene import Scene, View
 
 # Probability that as many pairs get better by chance, from which on no mistake is named. Six pairs
 # of six are just enough.
@@ -46,7 +46,7 @@ _MAX_CHANCE, _MIN_PAIRS = 0.02, 6
 # Error over what the matches themselves allow, up to which poses are sound.
 _SOUND_RATIO = 3.0
 # Error over that of unrelated poses, from which on poses say nothing about the images.
-_LOST_RATIO = 0.3
+_LOST_RATIO = 0.25
 # Unrelated poses must be this many times worse than the best ones, or the pairs cannot tell.
 _MIN_POWER = 5.0
 # Poses that are tried with other intrinsics, too: wrong intrinsics mislead less than wrong poses.
@@ -100,6 +100,8 @@ def judge(scene: Scene, pairs: MatchedPairs) -> ConventionTest:
     if len(pairs) < _MIN_PAIRS:
         share = "pair of views shares" if len(pairs) == 1 else "pairs of views share"
         return replace(test, reason=f"only {len(pairs)} {share} enough to be compared")
+    if _all_alike(pairs.views):
+        return replace(test, reason="all views have the same pose")
     if errors.unrelated_px < _MIN_POWER * errors.attainable_px:
         return replace(test, reason="the views differ too little: almost any poses fit them")
     singles = _single_mistakes(bench)
@@ -129,6 +131,11 @@ def judge(scene: Scene, pairs: MatchedPairs) -> ConventionTest:
         depth=depth,
         depth_ratio=depth_ratio,
     )
+
+
+def _all_alike(views: Sequence[View]) -> bool:
+    matrices_V44 = torch.stack([view.cam_from_world.matrix for view in views])
+    return bool((matrices_V44 == matrices_V44[0]).all())
 
 
 def _why_no_pairs(pairs: MatchedPairs) -> str:

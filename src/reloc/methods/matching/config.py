@@ -42,17 +42,18 @@ class MatchingConfig:
     truth."""
     vocabulary: int = 64
     """Words of the image index."""
-    num_retrieved: int = 20
-    """Similar mapping views whose points a query is matched with."""
+    num_retrieved: int = 10
+    """Similar mapping views whose points a query is matched with; where too few agree, it is tried
+    once more with four times as many."""
     max_error_px: float = 8.0
     """Reprojection error up to which a correspondence agrees with a first pose."""
     guided_radius_px: float = 6.0
     """How far from its projection under the first pose a point is looked for."""
     max_guided_error_px: float = 4.0
     """Reprojection error up to which a correspondence agrees with the final pose."""
-    min_inliers: int = 12
+    min_inliers: int = 20
     """With fewer matches that agree with the first pose a query is declined: in a picture of
-    another place, up to nine or so agree by chance."""
+    another place, up to nine or so agree by chance, and 15 where the focal length is free, too."""
 
     def __post_init__(self) -> None:
         for name in ("max_side_px", "max_keypoints", "vocabulary", "num_retrieved", "min_inliers"):

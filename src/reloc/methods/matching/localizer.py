@@ -90,13 +90,17 @@ class MatchingLocalizer:
         """
         camera, features = describe(query.image, query.camera, self._config)
         vector_L = aggregate(as_vectors(features.descriptors_ND), self._map.vocabulary_KD)
-        views = self._map.similar_views(vector_L, self._config.num_retrieved)
-        seen_P = self._map.points_seen_by(views)
-        matches_M2 = match_nearest(
-            features.descriptors_ND, self._map.descriptors_ND[seen_P], self._config.max_ratio
-        )
-        matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
-        return features, self._pose(features, matches_M2, camera, self._config.max_error_px)
+        pose = None
+        for count in (self._config.num_retrieved, 4 * self._config.num_retrieved):
+            seen_P = self._map.points_seen_by(self._map.similar_views(vector_L, count))
+            matches_M2 = match_nearest(
+                features.descriptors_ND, self._map.descriptors_ND[seen_P], self._config.max_ratio
+            )
+            matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
+            pose = self._pose(features, matches_M2, camera, self._config.max_error_px)
+            if pose is not None and pose.num_inliers >= self._config.min_inliers:
+                break
+        return features, pose
 
     def _guided_matches(self, features: LocalFeatures, pose: AbsolutePose) -> Tensor:
         """Pairs (M, 2) of keypoints and points that project near them, each at most once."""
