@@ -134,9 +134,7 @@ def localize(
             read_ms[query.name] = 1e3 * (opened - started) / len(asked)
             query_ms[query.name] = 1e3 * (answered - opened) / len(asked)
     source = map_.provenance
-    return PoseEstimates(
-        by_name, map_.method, source.scene, source.ground_truth, query_ms, read_ms
-    )
+    return PoseEstimates(by_name, map_.method, source.scene, source.ground_truth, query_ms, read_ms)
 
 
 def evaluate(estimates: PoseEstimates, scene: Scene) -> Report:

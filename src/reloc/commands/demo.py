@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -16,7 +16,7 @@ from reloc.evaluation.tables import figure_tables
 from reloc.input_error import InputError
 from reloc.maps import refuse_existing
 from reloc.progress import Progress
-from reloc.viewing.page import PAGE
+from reloc.viewing.page import PAGE, Section
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,21 @@ def _run(arguments: DemoArguments, progress: Progress) -> Answer:
         raise InputError("the demo needs 2 --mapping views and 1 of --queries at least")
     run = start_run(arguments.machine, progress)
     sections = run_demo(arguments.out, arguments.mapping, arguments.queries, run)
-    rows = [section.report.row() for section in sections if section.report is not None]
+    rows = [_row(section) for section in sections]
     page = arguments.out / PAGE
     tables = [Fitting(table) for table in figure_tables(rows)]
     return Answer({"page": str(page), "rows": rows}, [*tables, f"the page: {page}"])
+
+
+def _row(section: Section) -> dict[str, Any]:
+    """The figures of one method, and where they come from, as a bench has them."""
+    row = {} if section.report is None else section.report.row()
+    if section.map_ is not None:
+        source = section.map_.provenance
+        row |= {"map_seconds": source.seconds, "map_mb": section.map_.megabytes}
+        row |= {key: getattr(source, key) for key in ("device", "threads", "seed", "hardware")}
+        row["commit"] = source.commit
+    return row
 
 
 COMMAND = Command(
