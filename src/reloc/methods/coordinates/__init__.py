@@ -1,0 +1,1 @@
+"""Scene coordinate regression: a network says which scene point each cell of a query shows."""

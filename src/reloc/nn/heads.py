@@ -1,0 +1,51 @@
+"""Heads: from codes to what a method predicts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+# Homogeneous output (ACE, supplement): the fourth number is at least 1/4, and 1 for an output of 0.
+_MIN_W, _MAX_W = 0.25, 100.0
+_BETA = torch.log(torch.tensor(2.0)).item() / (1 - _MIN_W)
+
+
+class CoordinateHead(nn.Module):
+    """Codes (N, C) to scene points (N, 3), in units of the scene's scale from the scene's centre.
+
+    What the papers write as 1x1 convolutions over images are here the same linear maps over rows:
+    cells of many images are trained side by side in any order.
+
+    Source: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023.
+    """
+
+    def __init__(self, code: int, width: int, num_blocks: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(code, width)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(nn.Linear(width, width) for _ in range(3)) for _ in range(num_blocks)
+        )
+        self.leave = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        self.point = nn.Linear(width, 4)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
+        for block in self.blocks:
+            nn.init.normal_(block[-1].weight, std=1e-2)  # type: ignore[index]
+        nn.init.normal_(self.point.weight, std=1e-2)
+
+    def forward(self, codes_NC: Tensor) -> Tensor:
+        """Points (N, 3), float32."""
+        hidden = functional.relu(self.enter(codes_NC))
+        for block in self.blocks:
+            inner = hidden
+            for layer in block:  # type: ignore[union-attr]
+                inner = functional.relu(layer(inner))
+            hidden = hidden + inner
+        for layer in self.leave:
+            hidden = functional.relu(layer(hidden))
+        xyzw = self.point(hidden).float()
+        w = functional.softplus(xyzw[:, 3:], beta=_BETA) + _MIN_W
+        return xyzw[:, :3] / w.clamp_max(_MAX_W)

@@ -1,0 +1,73 @@
+"""The loop: stopped and gone on with, it ends where it would have ended."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reloc.contract import Run
+from reloc.training.fit import FitConfig, fit
+
+CONFIG = FitConfig(steps=30, learning_rate=lambda step: 1e-2 / (1 + step))
+
+
+def _network() -> nn.Linear:
+    torch.manual_seed(4)
+    return nn.Linear(3, 1)
+
+
+def _loss_at(network: nn.Module, step: int) -> Tensor:
+    inputs = torch.randn(16, 3, generator=torch.Generator().manual_seed(step))
+    return (network(inputs)[:, 0] - inputs.sum(1)).square().mean()
+
+
+def _weights(network: nn.Linear) -> list[float]:
+    return [*network.weight.flatten().tolist(), *network.bias.tolist()]
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
+    tmp_path: Path, average: float | None
+) -> None:
+    config = replace(CONFIG, average=average)
+    whole = _network()
+    fit(whole, lambda step: _loss_at(whole, step), config, Run(), "whole")
+
+    run = Run(checkpoint_folder=tmp_path)
+    stopped = _network()
+
+    def interrupted(step: int) -> Tensor:
+        if step == 17:
+            raise KeyboardInterrupt
+        return _loss_at(stopped, step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(stopped, interrupted, config, run, "stopped")
+    resumed = nn.Linear(3, 1)
+    steps: list[int] = []
+
+    def remaining(step: int) -> Tensor:
+        steps.append(step)
+        return _loss_at(resumed, step)
+
+    fit(resumed, remaining, config, run, "resumed")
+    assert steps == list(range(17, 30))
+    assert _weights(resumed) == _weights(whole)
+
+
+def test_a_checkpoint_is_handed_on_with_the_steps_done() -> None:
+    network = _network()
+    seen: list[int] = []
+    config = replace(CONFIG, checkpoint_s=0.0)
+    fit(
+        network,
+        lambda step: _loss_at(network, step),
+        config,
+        Run(),
+        "often",
+        on_checkpoint=lambda _weights, step, _seconds: seen.append(step),
+    )
+    assert seen[0] == 1
+    assert seen[-1] == 30

@@ -1,0 +1,75 @@
+"""Pretraining: from nothing to a file, and on from where it stopped."""
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from reloc.contract import Run
+from reloc.input_error import InputError
+from reloc.nn.weights import load_encoder
+from reloc.training.correspondences import CollageConfig
+from reloc.training.pretrain_encoder import PretrainEncoderConfig, codes_at, pretrain_encoder
+
+TINY = PretrainEncoderConfig(
+    size="small",
+    num_pictures=4,
+    num_rooms=0,
+    collage=CollageConfig(size=96, max_points=40),
+    batch_pairs=2,
+    steps=2,
+)
+
+
+def test_writes_weights_that_load_and_says_how_they_came_to_be(tmp_path: Path) -> None:
+    path = pretrain_encoder(TINY, tmp_path, Run())
+    codes = load_encoder(path, "small")(torch.rand(1, 1, 64, 64))
+    assert bool(codes.isfinite().all())
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["steps"] == 2
+    assert record["pictures"] == 4
+    assert record["config"]["photos"] is None
+
+
+def test_goes_on_from_its_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = pretrain_encoder(TINY, tmp_path, Run())
+    before = load_encoder(path, "small").state_dict()
+    with caplog.at_level(logging.INFO):
+        pretrain_encoder(replace(TINY, steps=4), tmp_path, Run())
+    assert "goes on from step 2" in caplog.text
+    after = load_encoder(path, "small").state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_photos_are_read_and_too_few_of_them_refused(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(10):
+        image = np.random.default_rng(number).integers(0, 255, (120, 130, 3), np.uint8)
+        cv2.imwrite(str(photos / f"{number}.png"), image)
+    config = replace(TINY, photos=photos, num_pictures=0, steps=1)
+    path = pretrain_encoder(config, tmp_path / "run", Run())
+    assert json.loads(path.with_suffix(".json").read_text())["pictures"] == 10
+    (photos / "0.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="has 9 photos"):
+        pretrain_encoder(config, tmp_path / "other", Run())
+
+
+def test_nothing_to_train_with_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to train with"):
+        pretrain_encoder(replace(TINY, num_pictures=0), tmp_path, Run())
+
+
+def test_codes_are_interpolated_between_cells_of_the_right_image() -> None:
+    height, width = 5, 7
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    image = torch.tensor([0.0, 100.0])[:, None, None]
+    maps = torch.stack([8 * (x + 0.5) + image, 8 * (y + 0.5) + image], dim=1)
+    points = torch.tensor([[4.0, 4.0], [13.0, 21.5], [52.0, 36.0], [30.0, 8.0]])
+    found = codes_at(maps, torch.tensor([0, 1, 1, 0]), points)
+    torch.testing.assert_close(found, points + torch.tensor([[0.0], [100], [100], [0]]))
