@@ -18,7 +18,7 @@ from reloc.bench import Task, read_rows, run_bench, runs_folder
 from reloc.cli import main
 from reloc.input_error import InputError
 from reloc.progress import Silent
-from test_cli import write_scene
+from test_cli import heed_interrupts, write_scene
 
 MACHINE = ("--threads", "2")
 
@@ -181,6 +181,7 @@ def test_an_interrupted_bench_keeps_its_rows_and_ends_its_processes(tmp_path: Pa
     words = ["bench", "--methods", "thumbnail", "--scenes", str(tmp_path / "scene"), "--out"]
     process = subprocess.Popen(
         [sys.executable, "-c", _INTERRUPTED, str(started), *words, str(rows)],
+        preexec_fn=heed_interrupts,
         stderr=subprocess.PIPE,
         text=True,
     )

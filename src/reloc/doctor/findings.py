@@ -83,7 +83,7 @@ def _of_images(images: Sequence[LookedAt]) -> Iterator[Finding]:
     if broken:
         yield Finding(
             "error",
-            f"{_count(broken, 'image')} cannot be read: {broken[0].problem}",
+            f"{_count(broken, 'image cannot', 'images cannot')} be read: {broken[0].problem}",
             _names(broken),
             "replace or remove them",
         )
@@ -92,7 +92,7 @@ def _of_images(images: Sequence[LookedAt]) -> Iterator[Finding]:
     if leaks:
         yield Finding(
             "error",
-            f"{_count(leaks, 'query', 'queries')} are, pixel for pixel, among the mapping images",
+            f"{_count(leaks, 'query is', 'queries are')}, pixel for pixel, a mapping image",
             _names(leaks),
             "take them out of the map, or do not ask them",
         )
@@ -100,15 +100,16 @@ def _of_images(images: Sequence[LookedAt]) -> Iterator[Finding]:
     if twice:
         yield Finding(
             "note",
-            f"{_count(twice, 'image')} have the pixels of another: copied, or the camera repeats",
+            f"{_count(twice, 'image has', 'images have')} the pixels of another: a copy, or "
+            "repeated by the camera",
             _names(twice),
         )
     soft = blurred(images, _BLURRED_SHARE)
     if soft:
         yield Finding(
             "note",
-            f"{_count(soft, 'image')} are blurred: less than {_BLURRED_SHARE:.0%} as sharp as is "
-            "usual in their sequence",
+            f"{_count(soft, 'image is', 'images are')} blurred: less than {_BLURRED_SHARE:.0%} as "
+            "sharp as is usual in the sequence",
             tuple(soft),
         )
 
@@ -128,8 +129,8 @@ def _of_cameras(
             )
         yield Finding(
             "error",
-            f"{_count(misfits, 'image')} of {size[0]}x{size[1]} pixels have intrinsics for "
-            f"{camera_size[0]}x{camera_size[1]}",
+            f"{_count(misfits, 'image has', 'images have')} {size[0]}x{size[1]} pixels, but "
+            f"intrinsics for {camera_size[0]}x{camera_size[1]}",
             _names(misfits),
             mending,
         )
@@ -137,8 +138,8 @@ def _of_cameras(
     if off_center:
         yield Finding(
             "warning",
-            f"{_count(off_center, 'camera')} have a principal point far from the middle of the "
-            "image: they may be of another size, or of an image before it was cropped",
+            f"{_count(off_center, 'camera has its', 'cameras have their')} principal point far "
+            "from the middle: it may be of another size, or of the image before it was cropped",
             _names(off_center),
         )
     if survey.num_guessed_focals:
@@ -147,7 +148,7 @@ def _of_cameras(
             fits = f"; {test.focal.focal_px:.0f} px fits the poses"
         yield Finding(
             "note",
-            f"{survey.num_guessed_focals} cameras have a guessed focal length{fits}",
+            f"the focal length of {survey.num_guessed_focals} views is only a guess{fits}",
             mending=f"--focal {test.focal.focal_px:.0f}" if fits and test.focal else "",
         )
 
@@ -188,15 +189,16 @@ def _of_places(scene: Scene, test: ConventionTest, overlap: Overlap | None) -> I
     if test.turned_views:
         yield Finding(
             "warning",
-            f"{_count(test.turned_views, 'view')} of {test.num_views} fit once the image is turned "
-            f"({test.turned_views[0][1].name})",
+            f"{_count(test.turned_views, 'view fits', 'views fit')} once the image is turned "
+            f"({test.turned_views[0][1].name}), of {test.num_views} looked at",
             tuple(name for name, _ in test.turned_views),
             test.turned_views[0][1].mending,
         )
     if test.stray_views:
         yield Finding(
             "warning",
-            f"{_count(test.stray_views, 'view')} of {test.num_views} fit none of their neighbours",
+            f"{_count(test.stray_views, 'view fits', 'views fit')} none of the neighbours, of "
+            f"{test.num_views} looked at",
             test.stray_views,
             "remove them if they are wrong",
         )
@@ -204,7 +206,7 @@ def _of_places(scene: Scene, test: ConventionTest, overlap: Overlap | None) -> I
     if ratio is not None and not 1 / _MAX_DEPTH_RATIO < ratio < _MAX_DEPTH_RATIO:
         yield Finding(
             "warning",
-            f"depth maps give {ratio:.4g} times the depth that the poses give",
+            f"depth maps give {ratio:.3g} times the depth that the poses give",
             mending="look up the unit of the depth maps, and that of the poses",
         )
     if not scene.metric:
@@ -228,8 +230,8 @@ def _of_places(scene: Scene, test: ConventionTest, overlap: Overlap | None) -> I
         )
 
 
-def _count(items: Sequence[object], one: str, many: str = "") -> str:
-    return f"{len(items)} {one if len(items) == 1 else many or one + 's'}"
+def _count(items: Sequence[object], one: str, many: str) -> str:
+    return f"{len(items)} {one if len(items) == 1 else many}"
 
 
 def _names(images: Sequence[LookedAt]) -> tuple[str, ...]:
