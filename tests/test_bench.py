@@ -18,7 +18,7 @@ from reloc.bench import Task, read_rows, run_bench, runs_folder
 from reloc.cli import main
 from reloc.input_error import InputError
 from reloc.progress import Silent
-from test_cli import heed_interrupts, write_scene
+from test_cli import write_scene
 
 MACHINE = ("--threads", "2")
 
@@ -160,8 +160,10 @@ def test_the_reason_of_a_failure_is_one_line(
     assert row["failed"] == reason
 
 
+# Where the tests run in the background, their children would ignore Ctrl-C.
 _INTERRUPTED = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from reloc import bench
 from reloc.cli import main
@@ -181,7 +183,6 @@ def test_an_interrupted_bench_keeps_its_rows_and_ends_its_processes(tmp_path: Pa
     words = ["bench", "--methods", "thumbnail", "--scenes", str(tmp_path / "scene"), "--out"]
     process = subprocess.Popen(
         [sys.executable, "-c", _INTERRUPTED, str(started), *words, str(rows)],
-        preexec_fn=heed_interrupts,
         stderr=subprocess.PIPE,
         text=True,
     )

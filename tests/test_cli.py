@@ -421,13 +421,10 @@ def test_a_failure_of_ours_is_one_line_and_a_traceback_on_demand(
     assert "Traceback" in capfd.readouterr().err
 
 
-def heed_interrupts() -> None:
-    """For a child process: where the tests run in the background, it would ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
+# Where the tests run in the background, their children would ignore Ctrl-C.
 _SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from reloc import methods
 from reloc.cli import main
@@ -448,10 +445,7 @@ def test_interrupted_mapping_leaves_nothing(
     started, out = tmp_path / "started", tmp_path / "out" / "map"
     words = ["map", "thumbnail", str(scene), "--out", str(out)]
     process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW, str(started), *words],
-        preexec_fn=heed_interrupts,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, "-c", _SLOW, str(started), *words], stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
     while not started.exists() and process.poll() is None and time.monotonic() < deadline:

@@ -10,4 +10,4 @@ from reloc.scenes.scene import Scene
 @pytest.fixture(scope="session")
 def room(small_room: Scene) -> Scene:
     """A part of the room, that is matched in seconds."""
-    return replace(small_room, mapping=small_room.mapping[:20], queries=small_room.queries[:6])
+    return replace(small_room, mapping=small_room.mapping[:14], queries=small_room.queries[:4])

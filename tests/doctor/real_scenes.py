@@ -39,7 +39,7 @@ def judged(sound: Scene, spoilt: Scene) -> ConventionTest:
 def thin_scene(data: Path, place: str) -> Scene:
     """A part that is matched in seconds."""
     scene = real_scene(data, place)
-    return replace(scene, mapping=evenly(scene.mapping, 16), queries=evenly(scene.queries, 4))
+    return replace(scene, mapping=evenly(scene.mapping, 14), queries=evenly(scene.queries, 3))
 
 
 def mendings(test: ConventionTest) -> tuple[str, ...]:

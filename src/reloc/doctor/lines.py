@@ -83,9 +83,11 @@ def _test_lines(test: ConventionTest, unit: str) -> list[str]:
         f"{errors.given_px:.2f} px as given; the matches allow {errors.attainable_px:.2f} px, "
         f"poses of other images give {errors.unrelated_px:.1f} px"
     )
+    if test.trials:
+        lines.append("  with one usual mistake undone:")
     lines += [
-        f"  {trial.error_px:10.2f} px without {' and '.join(map(_name, trial.mistakes))} "
-        f"(better for {trial.better_share:.0%} of the pairs)"
+        f"  {trial.error_px:8.2f} px, {trial.better_share:4.0%} of the pairs better: "
+        f"{' and '.join(map(_name, trial.mistakes))}"
         for trial in test.trials
     ]
     focal = test.focal
