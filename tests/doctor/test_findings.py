@@ -8,8 +8,11 @@ import cv2
 import pytest
 import torch
 from mistaken import cameras_scaled, inverted, opengl_as_opencv, scaled, with_cameras, with_views
+from real_scenes import judged, real_scene
 
 from reloc.doctor import Diagnosis, diagnosis_lines, examine
+from reloc.doctor.findings import find_all
+from reloc.doctor.survey import survey
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.scenes import LoadOptions, load_scene
@@ -170,12 +173,13 @@ def test_the_option_that_is_named_mends_it(tmp_path, room, spoil, order, remedy)
 
 @pytest.mark.data
 def test_raw_kitchen_poses_are_told_to_be_the_depth_cameras(shared_data):
-    raw = load_scene(shared_data / "7scenes" / "redkitchen", LoadOptions(ground_truth="raw"))
-    # A tenth of the images, but neighbours, as in the video.
-    part = replace(raw, mapping=raw.mapping[100:160:2], queries=raw.queries[:10:2])
-    diagnosis = examine(part)
-    assert diagnosis.survey.focal_px.median == 585.0
-    (what,) = whats(diagnosis, "error")
-    assert what.startswith("the focal length is wrong: it is 585 px")
-    assert "the depth camera's" in what
-    assert mendings(diagnosis)[0].startswith("--ground-truth sfm (or d-slam), else --focal")
+    raw = real_scene(shared_data, "redkitchen", LoadOptions(ground_truth="raw"))
+    test = judged(real_scene(shared_data, "redkitchen"), raw)
+    (error,) = [
+        finding
+        for finding in find_all(raw, survey(raw, []), [], test, None)
+        if finding.severity == "error"
+    ]
+    assert error.what.startswith("the focal length is wrong: it is 585 px, and 525 px fits")
+    assert "the depth camera's" in error.what
+    assert error.mending == "--ground-truth sfm (or d-slam), else --focal 525"
