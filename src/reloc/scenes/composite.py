@@ -1,0 +1,54 @@
+"""Several scenes as one: side by side in one world, far apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.scenes.scene import Scene, View
+
+
+def composite(scenes: Sequence[Scene], gap: float = 10.0) -> Scene:
+    """Scenes in a row along x, for methods that must tell look-alike places apart.
+
+    Names of views and sequences begin with the name of their scene and a slash; a scene whose name
+    was there before has its number after it.
+
+    Args:
+        scenes: one at least. Lengths are taken as they are, whatever their unit.
+        gap: between the cameras of neighbours, as a multiple of the largest extent of a scene.
+    """
+    step = (1 + gap) * max(scene.extent for scene in scenes)
+    names: list[str] = []
+    mapping: list[View] = []
+    queries: list[View] = []
+    for number, scene in enumerate(scenes):
+        name = scene.name if scene.name not in names else f"{scene.name}-{number}"
+        names.append(name)
+        centers_N3 = torch.stack([view.center_world for view in scene.mapping])
+        place_3 = torch.tensor([number * step, 0.0, 0.0], dtype=torch.float64)
+        scene_from_world = Rigid3d(
+            torch.eye(3, dtype=torch.float64), centers_N3.mean(dim=0) - place_3
+        )
+        for views, moved in ((scene.mapping, mapping), (scene.queries, queries)):
+            moved += [
+                replace(
+                    view,
+                    name=f"{name}/{view.name}",
+                    cam_from_world=view.cam_from_world @ scene_from_world,
+                    sequence=f"{name}/{view.sequence}",
+                )
+                for view in views
+            ]
+    truths = list(dict.fromkeys(scene.ground_truth for scene in scenes))
+    return Scene(
+        name="+".join(names),
+        mapping=mapping,
+        queries=queries,
+        ground_truth="+".join(truths),
+        metric=all(scene.metric for scene in scenes),
+        layout="composite",
+    )
