@@ -35,7 +35,7 @@ from reloc.provenance import hardware, working_copy_commit
 from reloc.scenes import LoadOptions, load_scene
 from reloc.training.buffer import resized_grey
 
-Feature = Literal["base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2"]
+Feature = Literal["base", "random", "rootsift", "squeezenet", "alike", "r2d2"]
 _IMAGENET_MEAN, _IMAGENET_STD = 0.449, 0.226
 
 
@@ -190,7 +190,6 @@ def _at_cells(level_BCHW: Tensor, grey_B1HW: Tensor) -> Tensor:
 def _features(name: Feature, weights: Path) -> nn.Module:
     makers: dict[Feature, Callable[[], nn.Module]] = {
         "base": lambda: load_encoder(encoder_path("base"), "base"),
-        "small": lambda: load_encoder(encoder_path("small"), "small"),
         "random": lambda: Encoder(SIZES["base"]).eval().requires_grad_(False),
         "rootsift": RootSift,
         "squeezenet": lambda: SqueezeNet(weights / "squeezenet1_0.safetensors"),

@@ -44,6 +44,7 @@ class Steps:
         facts: dict[str, Any] = {"method": words[1], "scene": "room", **dict.fromkeys(keys, 1)}
         if words[0] == "map":
             facts["seed"] = int(words[words.index("--seed") + 1])
+        facts["stage_ms"] = {"read": 1.5, "encode": 20.0}
         facts["peak_rss_mb"] = {"map": 300.0, "localize": 500.0}.get(words[0], 900.0)
         return facts
 
@@ -75,6 +76,7 @@ def test_words_reach_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert row["method"] == "sift:orb --max-keypoints 9"
     # The memory of scoring is not the method's.
     assert row["peak_rss_mb"] == 500.0
+    assert row["stage_ms"] == {"read": 1.5, "encode": 20.0}
 
 
 def test_a_failed_row_is_recorded_and_the_others_go_on(

@@ -154,6 +154,7 @@ def plain(estimate: PoseEstimate) -> dict[str, Any]:
         "confidence": estimate.confidence,
         "covariance": None if covariance is None else covariance.tolist(),
         "num_inliers": estimate.num_inliers,
+        "inlier_ratio": estimate.inlier_ratio,
         "camera": None if camera is None else camera.as_dict(),
         "reference": estimate.reference,
     }

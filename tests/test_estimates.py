@@ -53,7 +53,7 @@ def a_run() -> PoseEstimates:
     return PoseEstimates(
         {
             "a.jpg": PoseEstimate(random_poses(1)[0], 0.5, torch.eye(6).double(), 17),
-            "ü.jpg": PoseEstimate(None, num_inliers=3),
+            "ü.jpg": PoseEstimate(None, num_inliers=3, inlier_ratio=0.25),
         },
         "sift",
         "kitchen",
@@ -77,7 +77,7 @@ def test_a_run_comes_back(tmp_path_factory: pytest.TempPathFactory, run: PoseEst
     assert found.num_declined == run.num_declined
     for name, expected in run.by_name.items():
         estimate = found[name]
-        for field in ("confidence", "num_inliers", "reference"):
+        for field in ("confidence", "num_inliers", "inlier_ratio", "reference"):
             assert getattr(estimate, field) == getattr(expected, field)
         assert (estimate.cam_from_world is None) == (expected.cam_from_world is None)
         if estimate.cam_from_world is not None and expected.cam_from_world is not None:
@@ -171,6 +171,7 @@ BAD = {
     "an infinite covariance": {**LINE, "covariance": [[math.inf] * 6] * 6},
     "a ragged covariance": {**LINE, "covariance": [[1, 0], [0]]},
     "half an inlier": {**LINE, "num_inliers": 0.5},
+    "more inliers than all": {**LINE, "inlier_ratio": 1.5},
     "a camera without a model": {**LINE, "camera": {"width": 5}},
     "a camera of no known model": {
         **LINE,

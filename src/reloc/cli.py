@@ -58,7 +58,7 @@ def _run(words: Sequence[str]) -> int:
     except SystemExit as end:  # --help was shown
         return int(end.code or 0)
     except KeyboardInterrupt as error:
-        return complain(error, f"interrupted: {interrupted}", _INTERRUPTED)
+        return complain(error, f"interrupted: {str(error) or interrupted}", _INTERRUPTED)
     except InputError as error:
         return complain(error, str(error), _BAD_INPUT)
     except BrokenPipeError:

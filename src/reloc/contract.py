@@ -36,6 +36,8 @@ class PoseEstimate:
         num_inliers: correspondences that agree with the pose.
         camera: with the focal length that was estimated, where one was.
         reference: name of the mapping view that the answer leans on most, for reports.
+        inlier_ratio: share of the correspondences that agree, in [0, 1].
+        stage_ms: name of a part of the work to the milliseconds that it took, where a method tells.
     """
 
     cam_from_world: Rigid3d | None
@@ -44,6 +46,8 @@ class PoseEstimate:
     num_inliers: int | None = None
     camera: Camera | None = None
     reference: str | None = None
+    inlier_ratio: float | None = None
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         pose = self.cam_from_world
@@ -53,11 +57,58 @@ class PoseEstimate:
             raise ValueError("a pose estimate is finite or None")
         if self.confidence is not None and not 0 <= self.confidence <= 1:
             raise ValueError(f"a confidence is a probability or None, not {self.confidence}")
+        if self.inlier_ratio is not None and not 0 <= self.inlier_ratio <= 1:
+            raise ValueError(f"a ratio of inliers is in [0, 1] or None, not {self.inlier_ratio}")
         covariance = self.covariance
         if covariance is not None and not (
             covariance.shape == (6, 6) and bool(covariance.isfinite().all())
         ):
             raise ValueError("a covariance is (6, 6) and finite, or None")
+
+
+class UnfinishedMapError(KeyboardInterrupt):
+    """build_map was interrupted, and what it had learned by then answers queries already.
+
+    Attributes:
+        tensors: as build_map would have returned them.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        super().__init__()
+        self.tensors = tensors
+
+
+@dataclass(frozen=True)
+class PartChange:
+    """What became of a part of a map when it learned new views.
+
+    Attributes:
+        part: in words.
+        num_points: scene points that were looked at; 0 where the part was left as it is.
+        moved: median way of those that agreed with their views before, in the scene's unit; None
+            where there is none.
+        agreeing_before: share of the points that agreed with their views before; None without any.
+        agreeing_after: and that agree with them now.
+    """
+
+    part: str
+    num_points: int
+    moved: float | None
+    agreeing_before: float | None
+    agreeing_after: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Updated:
+    """A map that has learned new views.
+
+    Attributes:
+        tensors: as build_map would have returned them.
+        changes: what became of what was known, part by part, and of the new views.
+    """
+
+    tensors: Tensors
+    changes: Sequence[PartChange]
 
 
 class Localizer(Protocol):
@@ -100,7 +151,7 @@ class Method(Generic[ConfigT]):
 
     Attributes:
         name: as in `methods.METHODS`.
-        family: absolute, relative, coordinates, retrieval or matching.
+        family: absolute, relative, coordinates, forests, retrieval or matching.
         summary: one line.
         paper: authors, title, venue, year.
         config: a frozen dataclass whose defaults are the paper's.
@@ -112,10 +163,12 @@ class Method(Generic[ConfigT]):
         presets: variants, named on the command line as `method:preset`.
         expected_failures: law of the conformance tests to the reason why this row breaks it.
         uses_depth: reads `Query.depth` or `View.read_depth` where they have it.
+        update: gets what build_map returned, new mapping views, and the map's own config; None
+            where maps of the method cannot learn more.
     """
 
     name: str
-    family: Literal["absolute", "relative", "coordinates", "retrieval", "matching"]
+    family: Literal["absolute", "relative", "coordinates", "forests", "retrieval", "matching"]
     summary: str
     paper: str
     config: type[ConfigT]
@@ -127,6 +180,7 @@ class Method(Generic[ConfigT]):
     presets: Mapping[str, ConfigT] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     uses_depth: bool = False
+    update: Callable[[Tensors, Sequence[View], ConfigT, Run], Updated] | None = None
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

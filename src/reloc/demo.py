@@ -9,8 +9,8 @@ from reloc.contract import Run
 from reloc.scenes.synthetic import synthetic_scene
 from reloc.viewing.page import Section, write_page
 
-# The floor that every method must beat, and the classical pipeline.
-METHODS = ("thumbnail", "sift")
+# The floor that every method must beat, the classical pipeline, and a learned map.
+METHODS = ("thumbnail", "sift", "ace")
 _WIDTH, _HEIGHT = 640, 480
 
 

@@ -72,6 +72,7 @@ class PoseEstimates:
             "confidence": estimate.confidence,
             "covariance": None if covariance is None else covariance.tolist(),
             "num_inliers": estimate.num_inliers,
+            "inlier_ratio": estimate.inlier_ratio,
             "camera": None if camera is None else camera.as_dict(),
             "reference": estimate.reference,
             "query_ms": self.query_ms.get(name),
@@ -167,6 +168,7 @@ def _estimate(content: Mapping[str, Any]) -> PoseEstimate:
         confidence=content.get("confidence"),
         covariance=None if covariance is None else torch.tensor(covariance, dtype=torch.float64),
         num_inliers=num_inliers,
+        inlier_ratio=content.get("inlier_ratio"),
         camera=None
         if camera is None
         else Camera.of(camera["model"], camera["width"], camera["height"], camera["params"]),

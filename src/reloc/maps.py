@@ -151,6 +151,16 @@ class Map:
             ) from error
 
 
+def fingerprint(folder: Path) -> str:
+    """What tells the map in a folder from every other: a hash of what has the hash of its tensors.
+
+    Raises:
+        InputError: there is no map.
+    """
+    text, _ = _read_json(folder)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def text_to_tensor(lines: Sequence[str]) -> Tensor:
     """Texts (names of views, say) as a uint8 tensor that a map can hold.
 

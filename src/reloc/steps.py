@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from reloc import methods
-from reloc.contract import Localizer, PoseEstimate, Run, config_from_json, config_to_json
+from reloc.contract import (
+    Localizer,
+    PartChange,
+    PoseEstimate,
+    Run,
+    UnfinishedMapError,
+    config_from_json,
+    config_to_json,
+)
 from reloc.estimates import PoseEstimates
 from reloc.evaluation.report import Report
 from reloc.evaluation.report import evaluate as _evaluate
@@ -20,6 +29,18 @@ from reloc.provenance import hardware, library_versions, working_copy_commit
 from reloc.scenes import LoadOptions
 from reloc.scenes import load_scene as _load_scene
 from reloc.scenes.scene import Query, Scene
+
+
+class InterruptedMapError(KeyboardInterrupt):
+    """Mapping was interrupted.
+
+    Attributes:
+        map_: of what was learned by then.
+    """
+
+    def __init__(self, map_: Map) -> None:
+        super().__init__()
+        self.map_ = map_
 
 
 def load_scene(path: Path | str, options: LoadOptions | None = None) -> Scene:
@@ -42,6 +63,7 @@ def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = N
 
     Raises:
         InputError: the method or preset is unknown, or the mapping views cannot be used.
+        InterruptedMapError: on Ctrl-C, by methods whose map can be used before it is finished.
     """
     run = run or Run()
     row, preset = methods.get_config(method)
@@ -53,7 +75,11 @@ def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = N
             f"scene {scene.name} has {len(scene.mapping)} mapping views: a map needs at least 2"
         )
     started = time.perf_counter()
-    tensors = row.build_map(scene.mapping, config, run)
+    finished = True
+    try:
+        tensors = row.build_map(scene.mapping, config, run)
+    except UnfinishedMapError as interrupted:
+        tensors, finished = interrupted.tensors, False
     seconds = time.perf_counter() - started
     provenance = Provenance(
         scene=scene.name,
@@ -68,7 +94,64 @@ def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = N
         versions=library_versions(),
         commit=working_copy_commit(),
     )
-    return Map(row.name, config_to_json(config), tensors, provenance)
+    map_ = Map(row.name, config_to_json(config), tensors, provenance)
+    if not finished:
+        raise InterruptedMapError(map_)
+    return map_
+
+
+def update_map(map_: Map, scene: Scene, run: Run | None = None) -> tuple[Map, Sequence[PartChange]]:
+    """Teach a map the mapping views of a scene; the map that is given stays as it is.
+
+    Args:
+        map_: from `build_map` or `Map.load`.
+        scene: of the same place, in the same world; its queries are not looked at.
+        run: device, seed, progress.
+
+    Returns:
+        Another map, and what changed in which of its parts.
+
+    Raises:
+        InputError: maps of the method cannot learn more, this one was not built to, or the scene's
+            poses are of another kind.
+    """
+    run = run or Run()
+    row = methods.get_method(map_.method)
+    source = map_.provenance
+    if row.update is None:
+        able = [name for name in methods.METHODS if methods.get_method(name).update]
+        raise InputError(
+            f"maps of {row.name} cannot learn new views: build the map again from all views"
+            f"{', or use ' + ' or '.join(able) if able else ''}"
+        )
+    if (scene.ground_truth, scene.metric) != (source.ground_truth, source.metric):
+        raise InputError(
+            f"the map is of {source.ground_truth} poses in {_unit(source.metric)}, those of scene "
+            f"{scene.name} are {scene.ground_truth} in {_unit(scene.metric)}: load it with the "
+            "ground truth of the map"
+        )
+    if not scene.mapping:
+        raise InputError(f"scene {scene.name} has no mapping views: there is nothing to learn")
+    config = config_from_json(row.config, map_.config, f"map of {source.scene}")
+    started = time.perf_counter()
+    updated = row.update(map_.tensors, scene.mapping, config, run)
+    provenance = replace(
+        source,
+        scene=source.scene if scene.name == source.scene else f"{source.scene}+{scene.name}",
+        num_views=source.num_views + len(scene.mapping),
+        seconds=source.seconds + time.perf_counter() - started,
+        seed=run.seed,
+        device=run.device,
+        threads=torch.get_num_threads(),
+        hardware=hardware(run.device),
+        versions=library_versions(),
+        commit=working_copy_commit(),
+    )
+    return Map(row.name, map_.config, updated.tensors, provenance), updated.changes
+
+
+def _unit(metric: bool) -> str:
+    return "metres" if metric else "arbitrary units"
 
 
 def open_map(map_: Map, run: Run | None = None) -> Localizer:

@@ -13,9 +13,9 @@ from reloc.training.fit import FitConfig, fit
 CONFIG = FitConfig(steps=30, learning_rate=lambda step: 1e-2 / (1 + step))
 
 
-def _network() -> nn.Linear:
-    torch.manual_seed(4)
-    return nn.Linear(3, 1)
+def _network(seed: int = 4) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 16), nn.Linear(16, 16), nn.Linear(16, 1))
 
 
 def _loss_at(network: nn.Module, step: int) -> Tensor:
@@ -23,15 +23,16 @@ def _loss_at(network: nn.Module, step: int) -> Tensor:
     return (network(inputs)[:, 0] - inputs.sum(1)).square().mean()
 
 
-def _weights(network: nn.Linear) -> list[float]:
-    return [*network.weight.flatten().tolist(), *network.bias.tolist()]
+def _weights(network: nn.Module) -> list[float]:
+    return nn.utils.parameters_to_vector(network.parameters()).tolist()
 
 
-@pytest.mark.parametrize("average", [None, 0.9])
+@pytest.mark.parametrize(
+    "config", [CONFIG, replace(CONFIG, average=0.9), replace(CONFIG, muon=2.0)]
+)
 def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
-    tmp_path: Path, average: float | None
+    tmp_path: Path, config: FitConfig
 ) -> None:
-    config = replace(CONFIG, average=average)
     whole = _network()
     fit(whole, lambda step: _loss_at(whole, step), config, Run(), "whole")
 
@@ -45,7 +46,7 @@ def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
 
     with pytest.raises(KeyboardInterrupt):
         fit(stopped, interrupted, config, run, "stopped")
-    resumed = nn.Linear(3, 1)
+    resumed = _network(seed=5)
     steps: list[int] = []
 
     def remaining(step: int) -> Tensor:

@@ -60,6 +60,14 @@ def test_photos_are_read_and_too_few_of_them_refused(tmp_path: Path) -> None:
         pretrain_encoder(config, tmp_path / "other", Run())
 
 
+def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    pretrain_encoder(TINY, tmp_path, Run())
+    with pytest.raises(InputError, match="another temperature"):
+        pretrain_encoder(replace(TINY, temperature=0.1), tmp_path, Run())
+    with pytest.raises(InputError, match="another seed"):
+        pretrain_encoder(TINY, tmp_path, Run(seed=1))
+
+
 def test_nothing_to_train_with_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to train with"):
         pretrain_encoder(replace(TINY, num_pictures=0), tmp_path, Run())

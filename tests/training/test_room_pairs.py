@@ -1,5 +1,7 @@
 """Pairs from rooms: points that both images show, and none that something hides."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.training import room_pairs
-from reloc.training.correspondences import CollageConfig
+from reloc.training.correspondences import CollageConfig, Correspondences
 from reloc.training.room_pairs import RenderedRoom, room_pair
 
 CAMERA = Camera.simple_pinhole(260.0, 320, 240)
@@ -54,3 +56,36 @@ def test_corresponding_points_show_the_same_place(monkeypatch: pytest.MonkeyPatc
     assert sum(map(len, differences)) > 500
     assert float(torch.cat(differences).quantile(0.95)) < 5
     assert float(torch.cat(chance).median()) > 15
+
+
+def test_points_of_a_pair_lie_on_surfaces_of_its_room() -> None:
+    room = _room()
+    far = RenderedRoom(
+        room.grey_VHW,
+        room.depth_VHW,
+        room.cam_from_world @ Rigid3d(torch.eye(3).double(), torch.tensor([0.0, 0, -9]).double()),
+        CAMERA,
+    )
+    rooms_seen = set()
+    for seed in range(8):
+        pair = room_pair([room, far], np.random.default_rng(seed), CollageConfig())
+        assert pair.room_B is not None
+        assert pair.world_N3 is not None
+        number = int(pair.room_B)
+        rooms_seen.add(number)
+        # Depth is kept in half precision: millimetres.
+        z_N = pair.world_N3[:, 2] - 9 * number
+        assert bool((((z_N - WALL_Z).abs() < 5e-3) | ((z_N - SCREEN_Z).abs() < 5e-3)).all())
+    assert rooms_seen == {0, 1}
+
+
+def test_what_only_rooms_have_is_joined_only_where_all_pairs_have_it() -> None:
+    pair = room_pair([_room()], np.random.default_rng(0), CollageConfig())
+    joined = Correspondences.join([pair, pair])
+    assert joined.room_B is not None
+    assert joined.world_N3 is not None
+    assert joined.room_B.tolist() == [0, 0]
+    assert len(joined.world_N3) == len(joined.pair_N)
+    mixed = Correspondences.join([pair, replace(pair, room_B=None, world_N3=None)])
+    assert mixed.room_B is None
+    assert mixed.world_N3 is None

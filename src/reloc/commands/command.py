@@ -47,12 +47,13 @@ class Command(Generic[ArgumentsT]):
         arguments: a frozen dataclass: its docstring and those of its fields are the --help.
         run: does the work; raises InputError.
         examples: command lines to learn from.
-        refine: the type to parse, where it depends on the first word.
+        refine: from the words, the type to parse and what to call the program, where these depend
+            on the words; None where they do not.
         interrupted: what Ctrl-C leaves behind, and how to go on.
     """
 
     arguments: type[ArgumentsT]
     run: Callable[[ArgumentsT, Progress], Answer]
     examples: Sequence[str]
-    refine: Callable[[str], type[ArgumentsT]] | None = None
+    refine: Callable[[Sequence[str]], tuple[type[ArgumentsT], str] | None] | None = None
     interrupted: str = "nothing was written"

@@ -23,7 +23,7 @@ from reloc.viewing.page import PAGE, Section
 class DemoArguments(CommonArguments):
     """Render a furnished room, map it on one walk, localize a second walk, and write the page.
 
-    Nothing is downloaded; it takes less than two minutes on two cores.
+    Nothing is downloaded; it takes about three minutes on two cores.
     """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("demo")

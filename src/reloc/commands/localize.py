@@ -80,11 +80,21 @@ def _run(arguments: LocalizeArguments, progress: Progress) -> Answer:
         "declined": estimates.num_declined,
         "query_ms_median": float(np.median(times_ms)),
         "query_ms_p95": float(np.percentile(times_ms, 95)),
+        "stage_ms": _stages_ms(estimates),
         "peak_rss_mb": peak_rss_mb(),
         "notes": notes,
         "answers": [_values(name, answer) for name, answer in estimates.by_name.items()],
     }
     return Answer(values, _lines(arguments, estimates, values, unit))
+
+
+def _stages_ms(estimates: PoseEstimates) -> dict[str, float]:
+    """Median milliseconds of the parts of a query, as far as they are known."""
+    stages: dict[str, list[float]] = {"read": list(estimates.read_ms.values())}
+    for answer in estimates.by_name.values():
+        for stage, time_ms in answer.stage_ms.items():
+            stages.setdefault(stage, []).append(time_ms)
+    return {stage: float(np.median(times_ms)) for stage, times_ms in stages.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +181,7 @@ def _values(name: str, answer: PoseEstimate) -> dict[str, Any]:
         "center_world": None if pose is None else pose.inverse().translation.tolist(),
         "confidence": answer.confidence,
         "num_inliers": answer.num_inliers,
+        "inlier_ratio": answer.inlier_ratio,
         "sigma": sigma,
         "rotation_sigma_deg": rotation_sigma_deg,
         "focal": None if answer.camera is None else answer.camera.focal.tolist(),

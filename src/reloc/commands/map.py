@@ -1,13 +1,15 @@
-"""`reloc map`: build the map of a scene."""
+"""`reloc map`: build the map of a scene, or teach a map new views."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.table import Table
 
 from reloc import methods, steps
 from reloc.commands.command import Answer, Command, CommonArguments
@@ -19,7 +21,9 @@ from reloc.commands.options import (
     scene_words,
     start_run,
 )
-from reloc.maps import refuse_existing
+from reloc.commands.unfinished import unfinished_work
+from reloc.contract import PartChange, config_to_json
+from reloc.maps import Map, fingerprint, refuse_existing
 from reloc.progress import Progress
 from reloc.provenance import peak_rss_mb
 
@@ -29,6 +33,11 @@ class MapArguments(CommonArguments):
     """Build the map of a scene from the views whose poses are known.
 
     The settings of a method are options too: `reloc map sift --help` shows those of sift.
+    `reloc map --update MAP SCENE` teaches a map new views; `reloc map --update MAP --help` says
+    more of that.
+
+    Methods that train keep their work in OUT.unfinished: after Ctrl-C, or a kill, the same command
+    goes on from there.
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD[:PRESET]")]
@@ -40,6 +49,34 @@ class MapArguments(CommonArguments):
     machine: Machine = field(default_factory=MachineOptions)
     load: Load = field(default_factory=LoadOptions)
     config: tyro.conf.Suppress[Any] = None
+
+
+@dataclass(frozen=True)
+class UpdateArguments(CommonArguments):
+    """Teach a map new views of its place, and keep what it knows; the old map stays as it is.
+
+    The mapping views of SCENE are the new ones; their poses must be in the world of the map. The
+    map must be of a method that can learn more (ace), built with --replay-cells. What changed where
+    is said in a table. After Ctrl-C, or a kill, the same command goes on.
+    """
+
+    scene: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCENE")]
+    """Folder of the scene with the new views: its layout is recognised."""
+    update: Annotated[Path, tyro.conf.arg(metavar="MAP")]
+    """Folder that `reloc map` wrote."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="NEW")] = None
+    """Folder to write; it must not exist. None: MAP.updated."""
+    machine: Machine = field(default_factory=MachineOptions)
+    load: Load = field(default_factory=LoadOptions)
+
+
+def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | None:
+    """What to parse, and what the usage calls the program."""
+    if any(word.partition("=")[0] == "--update" for word in words):
+        return UpdateArguments, "reloc map"
+    if not words or words[0].startswith("-"):
+        return None
+    return _with_settings(words[0]), f"reloc map {words[0]}"
 
 
 def _with_settings(method: str) -> type[MapArguments]:
@@ -55,12 +92,22 @@ def _with_settings(method: str) -> type[MapArguments]:
     )
 
 
-def _run(arguments: MapArguments, progress: Progress) -> Answer:
+def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answer:
+    if isinstance(arguments, UpdateArguments):
+        return _update(arguments, progress)
     refuse_existing(arguments.out)
     run = start_run(arguments.machine, progress)
     scene = steps.load_scene(arguments.scene, arguments.load)
-    map_ = steps.build_map(arguments.method, scene, arguments.config, run)
-    map_.save(arguments.out)
+    asked = {
+        "method": arguments.method,
+        "scene": scene_words(arguments.scene.resolve(), arguments.load),
+        "config": config_to_json(arguments.config),
+        "machine": dataclasses.asdict(arguments.machine),
+    }
+    with unfinished_work(arguments.out, asked) as folder:
+        run = dataclasses.replace(run, checkpoint_folder=folder)
+        map_ = steps.build_map(arguments.method, scene, arguments.config, run)
+        map_.save(arguments.out)
     source = map_.provenance
     values = {
         "map": str(arguments.out),
@@ -88,14 +135,75 @@ def _run(arguments: MapArguments, progress: Progress) -> Answer:
     return Answer(values, lines)
 
 
-COMMAND = Command(
+def _update(arguments: UpdateArguments, progress: Progress) -> Answer:
+    old_folder = arguments.update
+    out = arguments.out or old_folder.with_name(f"{old_folder.resolve().name}.updated")
+    refuse_existing(out)
+    run = start_run(arguments.machine, progress)
+    old = Map.load(old_folder)
+    scene = steps.load_scene(arguments.scene, arguments.load)
+    asked = {
+        "update": fingerprint(old_folder),
+        "scene": scene_words(arguments.scene.resolve(), arguments.load),
+        "machine": dataclasses.asdict(arguments.machine),
+    }
+    with unfinished_work(out, asked) as folder:
+        run = dataclasses.replace(run, checkpoint_folder=folder)
+        new, changes = steps.update_map(old, scene, run)
+        new.save(out)
+    seconds = new.provenance.seconds - old.provenance.seconds
+    values = {
+        "map": str(out),
+        "method": new.method,
+        "scene": new.provenance.scene,
+        "num_views": new.provenance.num_views,
+        "num_new_views": len(scene.mapping),
+        "update_seconds": seconds,
+        "map_mb": new.megabytes,
+        "peak_rss_mb": peak_rss_mb(),
+        "changes": [dataclasses.asdict(change) for change in changes],
+        "notes": list(scene.notes),
+    }
+    again = scene_words(arguments.scene, arguments.load)
+    return Answer(
+        values,
+        [
+            *[f"note: {note}" for note in scene.notes],
+            _changes(changes, "m" if new.provenance.metric else "units"),
+            f"{out}: {old_folder} with {len(scene.mapping)} more views, {new.megabytes:.1f} MB, "
+            f"{seconds:.1f} s",
+            f"ask it: reloc localize {out} {again} --out estimates.jsonl",
+        ],
+    )
+
+
+def _changes(changes: Sequence[PartChange], unit: str) -> Table:
+    """Old parts must agree with their views as before; new views must agree better."""
+    table = Table("part", "points", f"moved ({unit})", "agreed before", "agree now")
+    for change in changes:
+        table.add_row(
+            change.part,
+            str(change.num_points),
+            "" if change.moved is None else f"{change.moved:.3g}",
+            _percent(change.agreeing_before),
+            _percent(change.agreeing_after),
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+COMMAND: Command[Any] = Command(
     MapArguments,
     _run,
     [
         "reloc map sift data/kitchen --out kitchen.map",
         "reloc map sift:orb data/kitchen --out kitchen.map --threads 4",
         "reloc map sift --help    # with the settings of sift",
+        "reloc map --update kitchen.map data/kitchen-in-may --out kitchen-in-may.map",
     ],
-    refine=_with_settings,
+    refine=_arguments_for,
     interrupted="no map was written and --out is still free: the same command starts over",
 )

@@ -26,8 +26,8 @@ def parse_command(name: str, command: Command[Any], words: Sequence[str]) -> Any
         InputError: an option is unknown, missing or has no such value.
     """
     kind, program = command.arguments, f"reloc {name}"
-    if command.refine and words and not words[0].startswith("-"):
-        kind, program = command.refine(words[0]), f"{program} {words[0]}"
+    if command.refine and (refined := command.refine(words)):
+        kind, program = refined
     examples = "\n".join(f"  {line}" for line in command.examples)
     description = f"{inspect.cleandoc(kind.__doc__ or '')}\n\nExamples:\n{examples}"
     return _parse(kind, words, program, description)

@@ -41,6 +41,11 @@ class AbsolutePose:
         """Correspondences that agree."""
         return int(self.inliers_N.sum())
 
+    @property
+    def inlier_ratio(self) -> float:
+        """Their share of all correspondences."""
+        return self.num_inliers / len(self.inliers_N)
+
 
 def estimate_absolute_pose(
     pixels_N2: Tensor,

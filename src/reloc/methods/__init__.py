@@ -12,6 +12,7 @@ from reloc.input_error import InputError
 METHODS = {
     "thumbnail": "reloc.methods.retrieval.thumbnail",
     "sift": "reloc.methods.matching.sift",
+    "ace": "reloc.methods.coordinates.ace",
 }
 
 

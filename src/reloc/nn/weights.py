@@ -12,7 +12,8 @@ import torch
 from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, Encoder
 
-EncoderName = Literal["base", "small"]
+EncoderName = Literal["base"]
+"""Encoders that ship."""
 FOLDER = Path(__file__).parent / "pretrained"
 
 
@@ -35,8 +36,12 @@ def encoder_sha256(name: EncoderName) -> str:
         ) from error
 
 
-def load_encoder(path: Path, name: EncoderName) -> Encoder:
+def load_encoder(path: Path, name: str) -> Encoder:
     """The encoder in a file that `reloc pretrain encoder` wrote, ready to use.
+
+    Args:
+        path: of the weights.
+        name: of the size, a key of `SIZES`.
 
     Raises:
         InputError: the file is missing, or holds no encoder of that size.

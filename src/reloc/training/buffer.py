@@ -47,6 +47,61 @@ class FeatureBuffer:
     def __len__(self) -> int:
         return len(self.view_N)
 
+    def at(self, index_N: Tensor) -> FeatureBuffer:
+        """Some of the cells."""
+        return FeatureBuffer(
+            self.codes_NC[index_N],
+            self.rays_N2[index_N],
+            self.view_N[index_N],
+            self.depth_N[index_N],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A view in one look, and what is known of its cells, row by row.
+
+    Attributes:
+        grey_HW: uint8, to be encoded.
+        rays_N2: float64, on the plane z = 1 of the view's camera, without distortion.
+        depth_N: float32, along the optical axis, NaN where unknown.
+        usable_N: whether a cell lies in the view.
+    """
+
+    grey_HW: Tensor
+    rays_N2: Tensor
+    depth_N: Tensor
+    usable_N: Tensor
+
+
+def take_look(
+    view: View,
+    short_side_px: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    with_depth: bool = False,
+) -> Look:
+    """Read a view and change its look.
+
+    Raises:
+        InputError: the view cannot be read, or shows nothing.
+    """
+    image_3HW = view.read_image()
+    depth_HW = view.read_depth() if with_depth else None
+    grey_HW = resized_grey(image_3HW, short_side_px)
+    if grey_HW.std() < _MIN_CONTRAST:
+        raise InputError(f"image {view.name} has no texture")
+    height, width = grey_HW.shape
+    image, original_from_augmented = augment(grey_HW, augmentation, rng)
+    pixels_N2 = cell_centers(image.shape[0] // STRIDE, image.shape[1] // STRIDE).double()
+    pixels_N2 = pixels_N2 @ original_from_augmented[:, :2].T + original_from_augmented[:, 2]
+    # From pixels of the resized image to those of the one that the camera is for.
+    pixels_N2 *= torch.tensor([view.camera.width / width, view.camera.height / height])
+    rays_N2 = view.camera.cam_from_img(pixels_N2)
+    limits = torch.tensor([view.camera.width, view.camera.height])
+    usable_N = ((pixels_N2 >= 0) & (pixels_N2 < limits) & rays_N2.isfinite()).all(-1)
+    return Look(image, rays_N2, depth_at(depth_HW, pixels_N2), usable_N)
+
 
 def fill_buffer(
     encoder: nn.Module,
@@ -76,44 +131,28 @@ def fill_buffer(
         InputError: no view can be used.
     """
 
-    def look(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        """The image of the number-th entry, and pixels, rays and depth of its cells."""
-        view = views[order[number]]
+    def look_at(number: int) -> tuple[Look, Tensor] | None:
+        """The number-th entry in a new look, and those of its cells that are kept."""
         rng = np.random.default_rng((run.seed, number))
         try:
-            image_3HW = view.read_image()
-            depth_HW = view.read_depth() if with_depth else None
+            look = take_look(views[order[number]], short_side_px, augmentation, rng, with_depth)
         except InputError as error:
             run.log.warning("left out: %s", error)
             return None
-        grey_HW = resized_grey(image_3HW, short_side_px)
-        if grey_HW.std() < _MIN_CONTRAST:
-            run.log.warning("left out: image %s has no texture", view.name)
-            return None
-        height, width = grey_HW.shape
-        image, original_from_augmented = augment(grey_HW, augmentation, rng)
-        pixels_N2 = cell_centers(image.shape[0] // STRIDE, image.shape[1] // STRIDE).double()
-        pixels_N2 = pixels_N2 @ original_from_augmented[:, :2].T + original_from_augmented[:, 2]
-        # From pixels of the resized image to those of the one that the camera is for.
-        pixels_N2 *= torch.tensor([view.camera.width / width, view.camera.height / height])
-        rays_N2 = view.camera.cam_from_img(pixels_N2)
-        limits = torch.tensor([view.camera.width, view.camera.height])
-        usable = ((pixels_N2 >= 0) & (pixels_N2 < limits) & rays_N2.isfinite()).all(-1)
-        cells = usable.nonzero()[:, 0]
-        cells = cells[torch.from_numpy(rng.permutation(len(cells)))][:cells_per_image]
-        return image, cells, rays_N2[cells].float(), _depth_at(depth_HW, pixels_N2[cells])
+        cells = look.usable_N.nonzero()[:, 0]
+        return look, cells[torch.from_numpy(rng.permutation(len(cells)))][:cells_per_image]
 
     parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     numbers = range(len(order))
-    looks = prefetch(look, numbers)
+    looks = prefetch(look_at, numbers)
     for number in run.progress.track(numbers, "encoding"):
         seen = next(looks)
         if seen is None:
             continue
-        image, cells, rays_N2, depth_N = seen
-        codes_NC = encode(encoder, image[None], run)[0][cells.to(run.device)]
+        look, cells = seen
+        codes_NC = encode(encoder, look.grey_HW[None], run)[0][cells.to(run.device)]
         view_N = torch.full((len(cells),), order[number], dtype=torch.int32)
-        parts.append((codes_NC, rays_N2, view_N, depth_N))
+        parts.append((codes_NC, look.rays_N2[cells].float(), view_N, look.depth_N[cells]))
     if not parts:
         raise InputError(f"none of the {len(views)} mapping images can be read and has texture")
     codes, rays, view, depth = (
@@ -145,11 +184,12 @@ def resized_grey(image_3HW: Tensor, short_side_px: int) -> np.ndarray:
     return cv2.resize(grey, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
-def _depth_at(depth_HW: Tensor | None, pixels_N2: Tensor) -> Tensor:
+def depth_at(depth_HW: Tensor | None, pixels_N2: Tensor) -> Tensor:
     """Depth (N,) at pixels of the depth map's own image, NaN where there is none."""
     if depth_HW is None:
         return torch.full((len(pixels_N2),), torch.nan)
     limits = torch.tensor([depth_HW.shape[1] - 1, depth_HW.shape[0] - 1])
-    columns, rows = pixels_N2.long().minimum(limits).unbind(-1)
+    # Of pixels outside, which are looked up too and not used, the nearest.
+    columns, rows = pixels_N2.long().clamp_min(0).minimum(limits).unbind(-1)
     depth_N = depth_HW[rows, columns].float()
     return torch.where(depth_N > 0, depth_N, torch.nan)

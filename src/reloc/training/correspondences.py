@@ -34,6 +34,8 @@ class Correspondences:
         pair_N: which pair a correspondence belongs to.
         points_a_N2: float32 pixels; the centre of the top-left pixel is (0.5, 0.5).
         points_b_N2: of the same points in the other image.
+        room_B: int64, which room a pair shows; None where not all of them show rooms.
+        world_N3: float32, the points in the world of their room; None as above.
     """
 
     images_a_B1HW: Tensor
@@ -41,6 +43,8 @@ class Correspondences:
     pair_N: Tensor
     points_a_N2: Tensor
     points_b_N2: Tensor
+    room_B: Tensor | None = None
+    world_N3: Tensor | None = None
 
     @staticmethod
     def join(parts: Sequence[Correspondences]) -> Correspondences:
@@ -52,7 +56,15 @@ class Correspondences:
             torch.cat([part.pair_N + int(at) for part, at in zip(parts, offsets, strict=False)]),
             torch.cat([part.points_a_N2 for part in parts]),
             torch.cat([part.points_b_N2 for part in parts]),
+            _joined([part.room_B for part in parts]),
+            _joined([part.world_N3 for part in parts]),
         )
+
+
+def _joined(columns: Sequence[Tensor | None]) -> Tensor | None:
+    """One column of several; None where one of them is missing."""
+    present = [column for column in columns if column is not None]
+    return torch.cat(present) if len(present) == len(columns) else None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from reloc.contract import Run
 from reloc.input_error import InputError
@@ -24,6 +24,7 @@ from reloc.nn.precision import autocast
 from reloc.provenance import hardware, library_versions, working_copy_commit
 from reloc.training.correspondences import CollageConfig, Correspondences, collage_pair
 from reloc.training.fit import FitConfig, fit
+from reloc.training.normalization import fold, normalize
 from reloc.training.pictures import procedural_picture
 from reloc.training.prefetch import prefetch
 from reloc.training.room_pairs import RenderedRoom, render_rooms, room_pair
@@ -41,19 +42,19 @@ class PretrainEncoderConfig:
     """Widths of the network."""
     photos: Path | None = None
     """Folder of photos to cut up and warp. The weights are then under the photos' terms."""
-    num_pictures: int = 1500
+    num_pictures: int = 500
     """Procedural pictures, which are cut up and warped as photos are."""
-    num_rooms: int = 100
+    num_rooms: int = 120
     """Procedural rooms to render; they are kept beside the checkpoint."""
-    room_share: float = 0.5
+    room_share: float = 0.85
     """Share of the pairs that come from rooms, where there are any."""
     collage: CollageConfig = field(default_factory=CollageConfig)
     """How hard the pairs are."""
-    batch_pairs: int = 12
+    batch_pairs: int = 6
     """Pairs of images a step; all points of a batch are each other's negatives."""
-    steps: int = 20_000
+    steps: int = 12_000
     """Steps in all, those before a resumption included."""
-    max_learning_rate: float = 1e-3
+    max_learning_rate: float = 6e-3
     """Reached after the warm-up, and left again in the last third."""
     temperature: float = 0.05
     """Of the softmax over cosines."""
@@ -64,7 +65,7 @@ class PretrainEncoderConfig:
 
 
 @dataclass(frozen=True, eq=False)
-class _Material:
+class Material:
     """What pairs are made from."""
 
     pictures: Sequence[NDArray[np.uint8]]
@@ -80,24 +81,20 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
 
     Raises:
         InputError: there are too few photos where they should be, nothing to train with, or no
-            renderer.
+            renderer; or `folder` has a run of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    material = _Material(
-        [*_read_photos(config.photos), *_make_pictures(config.num_pictures, run.seed)],
-        render_rooms(config.num_rooms, folder / "rooms", run),
-    )
-    if not material.pictures and not material.rooms:
-        raise InputError("there is nothing to train with: ask for photos, pictures or rooms")
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
-        encoder = Encoder(SIZES[config.size])
-    encoder = encoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _refuse_another_run(config, run.seed, folder)
+    material = gather_material(config, folder / "rooms", run)
+    encoder = new_encoder(config, run)
     path = folder / f"encoder_{config.size}.safetensors"
 
+    # Now: the working copy may move on beside a run of hours.
+    commit = working_copy_commit()
+
     def keep(weights: dict[str, Tensor], step: int, seconds: float) -> None:
-        _write_weights(weights, path)
-        _write_record(config, material, run, step, seconds, path.with_suffix(".json"))
+        _write_weights(fold(weights), path)
+        _write_record(config, material, run, step, seconds, commit, path.with_suffix(".json"))
 
     coming: Iterator[Correspondences] | None = None
 
@@ -106,10 +103,12 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
         nonlocal coming
         if coming is None:
             coming = prefetch(
-                lambda number: _make_batch(material, config, run.seed, number),
+                lambda number: make_batch(material, config, run.seed, number),
                 range(step, config.steps),
             )
-        return _loss(encoder, next(coming), config, run)
+        batch = next(coming)
+        with autocast(run):
+            return contrast(*codes_of_points(encoder, batch, run), batch, config)
 
     schedule = FitConfig(
         steps=config.steps,
@@ -120,8 +119,48 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
     return path
 
 
-def _make_batch(
-    material: _Material, config: PretrainEncoderConfig, seed: int, step: int
+def gather_material(config: PretrainEncoderConfig, rooms_folder: Path, run: Run) -> Material:
+    """Read, make and render what the settings ask for; rooms are kept in their folder.
+
+    Raises:
+        InputError: there are too few photos where they should be, nothing to train with, or no
+            renderer.
+    """
+    material = Material(
+        [*_read_photos(config.photos), *_make_pictures(config.num_pictures, run.seed)],
+        render_rooms(config.num_rooms, rooms_folder, run),
+    )
+    if not material.pictures and not material.rooms:
+        raise InputError("there is nothing to train with: ask for photos, pictures or rooms")
+    return material
+
+
+def new_encoder(config: PretrainEncoderConfig, run: Run) -> Encoder:
+    """An encoder with random weights, normalised: `fold` makes a plain one of what it becomes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        encoder = Encoder(SIZES[config.size])
+        # It learns faster so, by half of the steps; the weights that are kept need none of it.
+        normalize(encoder, branch_ends="second", bare="project")
+    return encoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _refuse_another_run(config: PretrainEncoderConfig, seed: int, folder: Path) -> None:
+    """Raise InputError where the records in `folder` are of other settings, but for `steps`."""
+    asked = json.loads(json.dumps({**asdict(config), "seed": seed}, default=str))
+    for path in folder.glob("encoder_*.json"):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        made = {**record["config"], "seed": record["seed"]}
+        different = [key for key in asked if key != "steps" and made.get(key) != asked[key]]
+        if different:
+            raise InputError(
+                f"{folder} has a run with another {different[0]}: give the same settings to go on "
+                "with it, or another folder"
+            )
+
+
+def make_batch(
+    material: Material, config: PretrainEncoderConfig, seed: int, step: int
 ) -> Correspondences:
     """The batch of a step: the same one whenever the step is taken."""
     rng = np.random.default_rng((seed, step))
@@ -135,23 +174,27 @@ def _make_batch(
     return Correspondences.join([pair() for _ in range(config.batch_pairs)])
 
 
-def _loss(
-    encoder: Encoder, batch: Correspondences, config: PretrainEncoderConfig, run: Run
-) -> Tensor:
+def codes_of_points(encoder: nn.Module, batch: Correspondences, run: Run) -> tuple[Tensor, Tensor]:
+    """Codes (N, C) of a batch's points in its first images, and in its second ones."""
     images_2B1HW = torch.cat([batch.images_a_B1HW, batch.images_b_B1HW]).to(run.device)
     pair_N, points_a_N2, points_b_N2 = (
         column.to(run.device) for column in (batch.pair_N, batch.points_a_N2, batch.points_b_N2)
     )
-    with autocast(run):
-        grey = images_2B1HW.contiguous(memory_format=torch.channels_last).float() / 255
-        codes_a, codes_b = encoder(grey).chunk(2)
-        loss, _ = contrastive_loss(
-            codes_at(codes_a, pair_N, points_a_N2),
-            codes_at(codes_b, pair_N, points_b_N2),
-            _neighbours(pair_N, points_a_N2, points_b_N2, config.ignored_px),
-            config.temperature,
-        )
-    return loss
+    grey = images_2B1HW.contiguous(memory_format=torch.channels_last).float() / 255
+    codes_a, codes_b = encoder(grey).chunk(2)
+    return codes_at(codes_a, pair_N, points_a_N2), codes_at(codes_b, pair_N, points_b_N2)
+
+
+def contrast(
+    codes_a_NC: Tensor, codes_b_NC: Tensor, batch: Correspondences, config: PretrainEncoderConfig
+) -> Tensor:
+    """The loss of a batch whose points have these codes."""
+    pair_N, points_a_N2, points_b_N2 = (
+        column.to(codes_a_NC.device)
+        for column in (batch.pair_N, batch.points_a_N2, batch.points_b_N2)
+    )
+    ignored_NN = _neighbours(pair_N, points_a_N2, points_b_N2, config.ignored_px)
+    return contrastive_loss(codes_a_NC, codes_b_NC, ignored_NN, config.temperature)[0]
 
 
 def codes_at(codes_BChw: Tensor, image_N: Tensor, points_N2: Tensor) -> Tensor:
@@ -205,10 +248,11 @@ def _write_weights(state: dict[str, Tensor], path: Path) -> None:
 
 def _write_record(
     config: PretrainEncoderConfig,
-    material: _Material,
+    material: Material,
     run: Run,
     step: int,
     seconds: float,
+    commit: str,
     path: Path,
 ) -> None:
     """What a model card needs to say of how the weights came to be."""
@@ -222,6 +266,6 @@ def _write_record(
         "hardware": hardware(run.device),
         "threads": torch.get_num_threads(),
         "versions": library_versions(),
-        "commit": working_copy_commit(),
+        "commit": commit,
     }
     path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

@@ -11,12 +11,12 @@ def trapezoid(step: int, steps: int, peak: float, warm_up: int = 200) -> float:
     return peak * max(min((step + 1) / warm_up, 1.0, falling), 0.01)
 
 
-def one_cycle(step: int, steps: int, peak: float) -> float:
-    """From a 25th of the peak up in the first 0.3 of the steps, then down to nearly 0; cosines.
+def one_cycle(step: int, steps: int, peak: float, rise: float = 0.3) -> float:
+    """From a 25th of the peak up in a share of the steps, then down to nearly 0; cosines.
 
     Source: Smith and Topin, "Super-convergence", 2019, with PyTorch's defaults.
     """
-    start, rise = 1 / 25, 0.3
+    start = 1 / 25
     done = step / max(steps - 1, 1)
     if done < rise:
         return peak * _between(start, 1.0, done / rise)

@@ -5,7 +5,7 @@ import torch
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.family import MappingCameras, point_loss
 from reloc.training.buffer import FeatureBuffer
 
 
@@ -63,6 +63,17 @@ def test_points_behind_the_camera_are_drawn_to_their_rays() -> None:
     assert gradient is not None
     assert bool((gradient.norm(dim=1) > 0).all())
     assert bool(gradient.isfinite().all())
+
+
+def test_a_known_point_counts_along_its_ray_too() -> None:
+    buffer, cameras, depth_N = _setting()
+    cells = torch.arange(40)
+    head = _Fixed()
+    assert float(point_loss(head, buffer, cameras, cells, depth_N)) < 0.01  # type: ignore[arg-type]
+    # Half as far again: the same rays, the same reprojection, another point.
+    wrong = float(point_loss(head, buffer, cameras, cells, 1.5 * depth_N))  # type: ignore[arg-type]
+    focal_px = 450.0
+    assert 0.5 * focal_px / 3 < wrong < 2 * focal_px / 3
 
 
 def test_known_depth_refuses_a_point_that_is_right_in_the_image_alone() -> None:

@@ -15,6 +15,7 @@ from reloc.methods.coordinates import family
 from reloc.methods.coordinates.family import CoordinatesConfig, MappingCameras
 from reloc.nn.heads import CoordinateHead
 from reloc.scenes.scene import View
+from reloc.training.augment import Augmentation
 from reloc.training.buffer import FeatureBuffer
 
 # Beyond these a predicted point is not yet near the scene: it is drawn to its ray instead. Depths
@@ -58,14 +59,11 @@ def reprojection_loss(
     Source: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023,
     equations 4 to 6.
     """
-    view_N = buffer.view_N[cells_N].long()
     rays_N2, depth_N = buffer.rays_N2[cells_N], buffer.depth_N[cells_N] / cameras.scale
-    points_N3 = head(buffer.codes_NC[cells_N].float())
-    rotation_N33 = cameras.rotation_V33[view_N]
-    points_cam_N3 = (rotation_N33 * points_N3[:, None]).sum(-1) + cameras.translation_V3[view_N]
+    points_cam_N3, focal_px_N = family.points_in_cameras(head, buffer, cameras, cells_N)
     z_N = points_cam_N3[:, 2]
     residual_N2 = points_cam_N3[:, :2] / z_N.clamp_min(_MIN_DEPTH)[:, None] - rays_N2
-    error_px_N = cameras.focal_px_V[view_N] * residual_N2.abs().sum(-1)
+    error_px_N = focal_px_N * residual_N2.abs().sum(-1)
     has_depth_N = depth_N.isfinite()
     with torch.no_grad():
         usable_N = (z_N > _MIN_DEPTH) & (z_N < _MAX_DEPTH) & (error_px_N < _MAX_ERROR_PX)
@@ -89,12 +87,19 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     presets={
+        # For queries from places and directions that no mapping view has: more looks of each, and
+        # the time that they take.
+        "wide": AceConfig(augmentation=Augmentation(30.0, 0.5, 2.0), steps=4500),
         "paper": AceConfig(
             width=512,
             num_images=8000,
             cells_per_image=1024,
             batch_size=5120,
             steps=25_000,
+            max_learning_rate=5e-3,
+            warm_up=0.3,
+            muon=None,
+            points_until=0.0,
             loose_px=51.0,
         ),
     },

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from reloc.contract import Localizer, Run, Tensors
+from reloc.estimation.trials import covariance_scale, left_out
 from reloc.estimation.view_selection import select_distinct_views
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
@@ -19,8 +20,6 @@ from reloc.scenes.scene import View
 # To learn how far the covariances are to be trusted, at most so many views are left out of a map
 # and asked for, and at most one of so many.
 _MAX_TRIALS, _VIEWS_PER_TRIAL = 24, 5
-# Of the squared Mahalanobis distance in six dimensions (chi-square).
-_MEDIAN_CHI_SQUARE_6 = 5.348
 
 
 def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensors:
@@ -56,27 +55,13 @@ def open_map(tensors: Tensors, config: MatchingConfig, run: Run) -> Localizer:
 
 
 def _covariance_scale(matched: MatchedViews, config: MatchingConfig, run: Run) -> float:
-    """By how much covariances must grow to explain the errors of views that are left out of a map.
-
-    Jacobians know the noise of the keypoints, not that of the map and of the poses it was made
-    from, which often is the larger part. Never less than 1; 1 where no view can be spared.
-    """
+    """Of a map without some of the views, which are then asked for; 1 where none can be spared."""
     num_views = len(matched.views)
-    step = max(_VIEWS_PER_TRIAL, -(-num_views // _MAX_TRIALS))
-    trials = range(step // 2, num_views, step)
+    trials = left_out(num_views, _VIEWS_PER_TRIAL, _MAX_TRIALS)
     rest = matched.only([view for view in range(num_views) if view not in trials])
     try:
         localizer = MatchingLocalizer(build_point_map(rest, config, run), 1.0, config, run)
     except InputError:
         # The rest has no points of its own, though all views together have.
         return 1.0
-    squared = []
-    for number in run.progress.track(trials, "trying the map"):
-        view = matched.views[number]
-        (estimate,) = localizer.localize([view.query(with_depth=False)])
-        if estimate.cam_from_world is not None and estimate.covariance is not None:
-            error = (view.cam_from_world @ estimate.cam_from_world.inverse()).log()
-            squared.append(error @ torch.linalg.solve(estimate.covariance, error))
-    if not squared:
-        return 1.0
-    return max(1.0, float(torch.stack(squared).median()) / _MEDIAN_CHI_SQUARE_6)
+    return covariance_scale(localizer, [matched.views[number] for number in trials], run)

@@ -76,6 +76,7 @@ class MatchingLocalizer:
             cam_from_world=self._map.to_world(final.cam_from_world),
             covariance=self._covariance_scale * final.covariance,
             num_inliers=final.num_inliers,
+            inlier_ratio=final.inlier_ratio,
             confidence=confidence(first.num_inliers),
             camera=None
             if query.camera.has_prior_focal

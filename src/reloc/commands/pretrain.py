@@ -1,0 +1,81 @@
+"""`reloc pretrain`: train what maps of many scenes share."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from reloc.commands.command import Answer, Command, CommonArguments
+from reloc.commands.options import Machine, MachineOptions, start_run
+from reloc.progress import Progress
+from reloc.training.pretrain_encoder import PretrainEncoderConfig, pretrain_encoder
+
+
+@dataclass(frozen=True)
+class PretrainArguments(CommonArguments):
+    """Train the dense encoder that scene coordinate maps share, from raw material to a file.
+
+    Rooms and pictures are drawn here; photos can be added. FOLDER is written from the first
+    checkpoint on: the weights in fp16, a .json of what they are made of, and log.txt. After
+    Ctrl-C, or a kill, the same command goes on; with more --steps it goes further.
+    """
+
+    what: Annotated[tyro.conf.Positional[Literal["encoder"]], tyro.conf.arg(metavar="WHAT")]
+    """encoder: grey images to a code for each 8x8 pixels."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the checkpoint and the weights; one that has a checkpoint is gone on with."""
+    machine: Machine = field(default_factory=MachineOptions)
+    config: Annotated[PretrainEncoderConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainEncoderConfig
+    )
+
+
+def _run(arguments: PretrainArguments, progress: Progress) -> Answer:
+    run = start_run(arguments.machine, progress)
+    with _log_file(run.log, arguments.out / "log.txt"):
+        path = pretrain_encoder(arguments.config, arguments.out, run)
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    size_mb = path.stat().st_size / 1e6
+    return Answer(
+        {"weights": str(path), "mb": size_mb, **record},
+        [
+            f"{path}: {size_mb:.1f} MB, {record['steps']} steps in {record['time']}",
+            f"what it is made of: {path.with_suffix('.json')}",
+        ],
+    )
+
+
+@contextmanager
+def _log_file(log: logging.Logger, path: Path) -> Iterator[None]:
+    """Write what is logged to a file, too: a run of hours is looked at while it runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+
+
+COMMAND = Command(
+    PretrainArguments,
+    _run,
+    [
+        "reloc pretrain encoder --out encoder",
+        "reloc pretrain encoder --out encoder --size small --steps 40000",
+        "reloc pretrain encoder --out with-photos --photos data/photos --num-pictures 0",
+    ],
+    interrupted="the same command goes on from the checkpoint in --out",
+)
