@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reloc.contract import Run
 from reloc.geometry.rigid3d import Rigid3d, skew
+from reloc.nn.precision import uses_bf16
 from reloc.training.replay import PosedCells
 
 # From a view to those that its cells are looked for in, as shares of the extent of the cameras.
@@ -42,13 +43,14 @@ def triangulated_depth(cells: PosedCells, run: Run) -> Tensor:
     depth_N = torch.full((len(cells),), torch.nan)
     of_view = _cells_of_views(cells, generator)
     partners = _partners(cells.cam_from_world)
+    kind = torch.bfloat16 if uses_bf16(run) else torch.float32
     asked_per_view = -(-_MAX_ASKED // len(of_view))
     for view in run.progress.track(range(len(of_view)), "triangulating"):
         asked = of_view[view][:asked_per_view]
         seen_in = [other for other in partners[view] if len(of_view[other])]
         if len(asked) == 0 or len(seen_in) < _MIN_AGREEING:
             continue
-        found = [_depth_from(cells, view, asked, other, of_view[other]) for other in seen_in]
+        found = [_depth_from(cells, view, asked, other, of_view[other], kind) for other in seen_in]
         depths, uncertain = zip(*found, strict=True)
         depth_N[asked] = _agreed(torch.stack(depths), torch.stack(uncertain))
     return depth_N
@@ -84,11 +86,17 @@ def _partners(cam_from_world: Rigid3d) -> list[list[int]]:
 
 
 def _depth_from(
-    cells: PosedCells, view: int, asked_K: Tensor, other: int, candidates_M: Tensor
+    cells: PosedCells,
+    view: int,
+    asked_K: Tensor,
+    other: int,
+    candidates_M: Tensor,
+    kind: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Depth (K,) of a view's cells from one other view, NaN where that tells none.
 
-    And how far it may be off, as a share of it: as much as half a cell is of the parallax.
+    And how far it may be off, as a share of it: as much as half a cell is of the parallax. Codes
+    are compared in the arithmetic `kind`.
     """
     buffer, poses = cells.buffer, cells.cam_from_world
     other_from_view = poses[other] @ poses[view].inverse()
@@ -100,7 +108,7 @@ def _depth_from(
     off_line_px_KM = (lines_K3 @ rays_M3.T).abs() * float(cells.focal_px_V[other])
     codes_KC, codes_MC = buffer.codes_NC[asked_K], buffer.codes_NC[candidates_M]
     # Codes have mean square 1.
-    cosine_KM = (codes_KC.bfloat16() @ codes_MC.bfloat16().T).float() / codes_KC.shape[1]
+    cosine_KM = (codes_KC.to(kind) @ codes_MC.to(kind).T).float() / codes_KC.shape[1]
     cosine_K, best_K = cosine_KM.masked_fill_(off_line_px_KM > _MAX_LINE_PX, -1.0).max(dim=1)
     depth_K, parallax_K = _depth_where_rays_meet(rays_K3, rays_M3[best_K], other_from_view)
     uncertain_K = _HALF_CELL_PX / float(cells.focal_px_V[other]) / parallax_K
