@@ -64,7 +64,8 @@ def test_a_map_holds_them_in_few_bytes_and_to_a_hundredth() -> None:
         assert opened is not None
         off = (opened.buffer.codes_NC - cells.buffer.codes_NC).float()
         assert float(off.square().mean().sqrt()) < 0.015
-        assert torch.equal(opened.buffer.rays_N2, cells.buffer.rays_N2)
+        off_px = 500 * (opened.buffer.rays_N2 - cells.buffer.rays_N2).abs()
+        assert float(off_px.max()) < 0.2
         assert torch.equal(opened.buffer.view_N, cells.buffer.view_N)
         torch.testing.assert_close(
             opened.buffer.depth_N, cells.buffer.depth_N, equal_nan=True, rtol=0, atol=0

@@ -8,13 +8,16 @@ from torch.nn import functional
 
 # Homogeneous output (ACE, supplement): the fourth number is at least 1/4, and 1 for an output of 0.
 _MIN_W, _MAX_W = 0.25, 100.0
+# Of an error of about 10 px, which is a good guess for any scene.
+_FIRST_LOG_ERROR = 2.3
 _BETA = torch.log(torch.tensor(2.0)).item() / (1 - _MIN_W)
 
 
 class CoordinateHead(nn.Module):
     """Codes (N, C) to scene points (N, 3), in units of the scene's scale from the scene's centre.
 
-    What the papers write as 1x1 convolutions over images are here the same linear maps over rows:
+    And to how far off each point will be found, which a training may or may not teach it. What the
+    papers write as 1x1 convolutions over images are here the same linear maps over rows:
     cells of many images are trained side by side in any order.
 
     Source: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023.
@@ -28,6 +31,7 @@ class CoordinateHead(nn.Module):
         )
         self.leave = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.point = nn.Linear(width, 4)
+        self.error = nn.Linear(width, 1)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -35,9 +39,22 @@ class CoordinateHead(nn.Module):
         for block in self.blocks:
             nn.init.normal_(block[-1].weight, std=1e-2)  # type: ignore[index]
         nn.init.normal_(self.point.weight, std=1e-2)
+        nn.init.zeros_(self.error.weight)
+        nn.init.constant_(self.error.bias, _FIRST_LOG_ERROR)
 
     def forward(self, codes_NC: Tensor) -> Tensor:
         """Points (N, 3), float32."""
+        return self._points(self._hidden(codes_NC))
+
+    def with_error(self, codes_NC: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (N, 3), float32, and the logarithm (N,) of the pixels by which they are off.
+
+        What teaches the second does not reach the points.
+        """
+        hidden = self._hidden(codes_NC)
+        return self._points(hidden), self.error(hidden.detach())[:, 0].float()
+
+    def _hidden(self, codes_NC: Tensor) -> Tensor:
         hidden = functional.relu(self.enter(codes_NC))
         for block in self.blocks:
             inner = hidden
@@ -46,6 +63,9 @@ class CoordinateHead(nn.Module):
             hidden = hidden + inner
         for layer in self.leave:
             hidden = functional.relu(layer(hidden))
+        return hidden
+
+    def _points(self, hidden: Tensor) -> Tensor:
         xyzw = self.point(hidden).float()
         w = functional.softplus(xyzw[:, 3:], beta=_BETA) + _MIN_W
         return xyzw[:, :3] / w.clamp_max(_MAX_W)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from reloc.contract import Run
+from reloc.nn.precision import uses_bf16
+from reloc.training.muon import Muon
 
 _CHECKPOINT = "checkpoint.pt"
 _LOG_EVERY = 100
 # An output of a few numbers has no directions to make orthogonal.
 _MIN_MUON_SIDE = 16
-_MUON_MOMENTUM, _NEWTON_SCHULZ_STEPS = 0.9, 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def fit(
         description: of the work, for the progress bar and the log.
         on_checkpoint: is given the weights so far, the steps done and the seconds spent.
     """
-    optimizers = _optimizers(network, config)
+    optimizers = _optimizers(network, config, run)
     averaged = {name: value.clone() for name, value in network.state_dict().items()}
     first, spent_s = 0, 0.0
     checkpoint = run.checkpoint_folder / _CHECKPOINT if run.checkpoint_folder else None
@@ -113,7 +114,9 @@ def fit(
             recent.append(loss.detach())
             if (step + 1) % _LOG_EVERY == 0:
                 mean = float(torch.stack(recent).mean())
-                run.log.info("%s: step %d, loss %.4f", description, step + 1, mean)
+                # `step` tells these lines from those that say what came of the work.
+                more = {"step": step + 1}
+                run.log.info("%s: step %d, loss %.4f", description, step + 1, mean, extra=more)
                 recent = []
             if time.monotonic() - last_saved > config.checkpoint_s:
                 save(step + 1)
@@ -126,7 +129,7 @@ def fit(
         network.load_state_dict(averaged)
 
 
-def _optimizers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optimizer]:
+def _optimizers(network: nn.Module, config: FitConfig, run: Run) -> list[torch.optim.Optimizer]:
     """AdamW, and Muon for the matrices where it is asked for."""
     parameters = list(network.parameters())
     matrices = [
@@ -141,10 +144,7 @@ def _optimizers(network: nn.Module, config: FitConfig) -> list[torch.optim.Optim
     adamw = torch.optim.AdamW(others, lr=0.0, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
-        matrices, lr=0.0, weight_decay=0.0, momentum=_MUON_MOMENTUM, ns_steps=_NEWTON_SCHULZ_STEPS
-    )
-    return [adamw, muon]
+    return [adamw, Muon(matrices, torch.bfloat16 if uses_bf16(run) else torch.float32)]
 
 
 def _average(averaged: dict[str, Tensor], network: nn.Module, decay: float) -> None:

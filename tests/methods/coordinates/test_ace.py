@@ -4,8 +4,9 @@ import torch
 
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
+from reloc.methods.coordinates.ace import AceConfig, mapping_loss, reprojection_loss
 from reloc.methods.coordinates.family import MappingCameras, point_loss
+from reloc.nn.heads import CoordinateHead
 from reloc.training.buffer import FeatureBuffer
 
 
@@ -63,6 +64,37 @@ def test_points_behind_the_camera_are_drawn_to_their_rays() -> None:
     assert gradient is not None
     assert bool((gradient.norm(dim=1) > 0).all())
     assert bool(gradient.isfinite().all())
+
+
+def test_a_head_learns_how_far_off_its_points_are_and_the_points_do_not_suffer() -> None:
+    """Cells of one kind are placed right, those of the other at random within 100 px."""
+    buffer, cameras, _ = _setting()
+    head = CoordinateHead(3, 16, 1)
+    before = [value.clone() for value in head.point.parameters()]
+    true_NC = buffer.codes_NC
+    noise_NC = torch.randn(true_NC.shape, generator=torch.Generator().manual_seed(1)) * 0.05
+    vague_N = torch.arange(40) % 2 == 1
+
+    class Placed(CoordinateHead):
+        """Its points are given; what it learns is their error."""
+
+        def with_error(self, codes_NC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            _, log_error_N = super().with_error(codes_NC + 3.0 * vague_N[:, None])
+            return torch.where(vague_N[:, None], codes_NC + noise_NC, codes_NC), log_error_N
+
+    placed = Placed(3, 16, 1)
+    placed.load_state_dict(head.state_dict())
+    optimizer = torch.optim.Adam(placed.parameters(), lr=0.05)
+    cells = torch.arange(40)
+    for _ in range(200):
+        optimizer.zero_grad()
+        mapping_loss(placed, buffer, cameras, cells, 0.5, 100.0, 1.0).backward()
+        optimizer.step()
+    log_error_N = placed.with_error(true_NC)[1].detach()
+    assert float(log_error_N[~vague_N].max()) < 1.0
+    assert float(log_error_N[vague_N].exp().median()) > 10
+    after = placed.point.parameters()
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
 def test_a_known_point_counts_along_its_ray_too() -> None:

@@ -14,6 +14,7 @@ from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates import family, parts
 from reloc.methods.coordinates.ace import reprojection_loss
+from reloc.methods.coordinates.family import EncodedQuery
 from reloc.methods.coordinates.looks import add_looks, describe_parts, most_alike
 from reloc.methods.coordinates.parts import (
     PartsConfig,
@@ -137,8 +138,8 @@ class _Part:
     def __init__(self, num_inliers: int | None) -> None:
         self._num_inliers, self.allowed = num_inliers, 0
 
-    def points(self, codes_NC: torch.Tensor) -> torch.Tensor:
-        return codes_NC[:, :3].float()
+    def points(self, encoded: EncodedQuery) -> tuple[torch.Tensor, torch.Tensor]:
+        return encoded.pixels_N2, encoded.codes_NC[:, :3].float()
 
     def pose(
         self, query: Query, pixels_N2: torch.Tensor, points_N3: torch.Tensor, max_iterations: int

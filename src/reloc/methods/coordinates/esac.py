@@ -30,7 +30,7 @@ from reloc.geometry.clusters import extent
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.maps import text_to_tensor
 from reloc.methods.coordinates import family
-from reloc.methods.coordinates.ace import reprojection_loss
+from reloc.methods.coordinates.ace import mapping_loss
 from reloc.methods.coordinates.family import CoordinatesConfig
 from reloc.methods.coordinates.parts import (
     Choose,
@@ -61,6 +61,10 @@ _FEWEST_SAMPLES = 16
 class EsacConfig(CoordinatesConfig):
     """Settings of ESAC; those of the family are of each expert."""
 
+    num_images: int = 200
+    """Images encoded for the buffer of an expert, as for a map of one head."""
+    steps: int = 1200
+    """Steps of training of an expert."""
     num_experts: int = 4
     """Heads, each for the mapping views that see another part of the place."""
     max_experts: int = 3
@@ -117,7 +121,7 @@ def build_map(views: Sequence[View], config: EsacConfig, run: Run) -> Tensors:
     shared = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
     parts = split_views(Rigid3d.stack([view.cam_from_world for view in views]), config.num_experts)
     run.log.info("experts for %s views", ", ".join(str(len(part)) for part in parts))
-    loss = partial(reprojection_loss, loose_px=config.loose_px, tight_px=config.tight_px)
+    loss = partial(mapping_loss, loose_px=config.loose_px, tight_px=config.tight_px)
     try:
         experts = train_parts(encoder, views, parts, config, loss, run)
     except UnfinishedMapError as unfinished:
@@ -230,10 +234,11 @@ METHOD = Method(
     "ICCV 2019",
     config=EsacConfig,
     tiny=EsacConfig(
-        short_side_px=240,
-        width=96,
+        short_side_px=120,
+        width=64,
         num_images=40,
-        steps=600,
+        cells_per_image=400,
+        steps=300,
         batch_size=512,
         num_experts=2,
         gate_images=40,

@@ -44,9 +44,9 @@ _HALF_SURE_RATIO, _CONFIDENCE_SLOPE = 0.0992, 1.87
 MAX_ITERATIONS = 10_000
 # Error at which the loss of known points flattens: some of them are wrong.
 _LOOSE_POINT_PX = 300.0
-# Cells of a query whose points are predicted: neighbours err alike, and a third of those of 640x480
-# pixels tells as much as all.
-_MAX_QUERY_CELLS = 1600
+# Cells of a query that a pose is sought for: neighbours err alike, and a third of those of 640x480
+# pixels tells as much as all. And of how many times as many the surest are taken.
+_MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
 # Images that an accelerator encodes at once.
 _MAX_BATCH = 16
 # Seconds between checkpoints: a map takes a minute, its checkpoint milliseconds.
@@ -178,7 +178,7 @@ def train_head(
     learned, trials = learned_and_left_out(views)
     cells = encode_cells(encoder, views, learned, cameras.scale, config, run)
     if config.points_until > 0:
-        loss = _begun_with_points(loss, cells, config, run)
+        loss = begun_with_points(loss, known_depth(cells, config, run), config, run)
     code = cells.buffer.codes_NC.shape[1]
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -234,9 +234,13 @@ def encode_cells(
     return PosedCells(buffer, poses, _focal_px(views, config), len(views))
 
 
-def _begun_with_points(loss: Loss, cells: PosedCells, config: CoordinatesConfig, run: Run) -> Loss:
+def known_depth(cells: PosedCells, config: CoordinatesConfig, run: Run) -> Tensor:
+    """Depth (N,) of the cells before any training, NaN where it is not known."""
+    return cells.buffer.depth_N if config.depth else triangulated_depth(cells, run)
+
+
+def begun_with_points(loss: Loss, depth_N: Tensor, config: CoordinatesConfig, run: Run) -> Loss:
     """The loss, but in the first part of the training half of the cells learn known points."""
-    depth_N = cells.buffer.depth_N if config.depth else triangulated_depth(cells, run)
     depth_N = depth_N.to(run.device)
     known_K = depth_N.isfinite().nonzero()[:, 0]
     run.log.info("the points of %.0f %% of the cells are known", 100 * len(known_K) / len(depth_N))
@@ -261,18 +265,29 @@ def _begun_with_points(loss: Loss, cells: PosedCells, config: CoordinatesConfig,
 
 
 def points_in_cameras(
-    head: CoordinateHead, buffer: FeatureBuffer, cameras: MappingCameras, cells_N: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Predicted points (N, 3) in the frames of their cells' views, in `scale`, and focals (N,)."""
+    head: nn.Module, buffer: FeatureBuffer, cameras: MappingCameras, cells_N: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted points (N, 3) in the frames of their cells' views, in `scale`, and focals (N,).
+
+    And the logarithms (N,) of the pixels by which the head says they are off.
+    """
     view_N = buffer.view_N[cells_N].long()
-    points_N3 = head(buffer.codes_NC[cells_N].float())
+    points_N3, log_error_N = _predicted(head, buffer.codes_NC[cells_N].float())
     rotation_N33 = cameras.rotation_V33[view_N]
     points_cam_N3 = (rotation_N33 * points_N3[:, None]).sum(-1) + cameras.translation_V3[view_N]
-    return points_cam_N3, cameras.focal_px_V[view_N]
+    return points_cam_N3, cameras.focal_px_V[view_N], log_error_N
+
+
+def _predicted(head: nn.Module, codes_NC: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (N, 3) and logarithms (N,) of their errors: all the same from a head without them."""
+    if isinstance(head, CoordinateHead):
+        return head.with_error(codes_NC)
+    points_N3 = head(codes_NC)
+    return points_N3, torch.zeros_like(points_N3[:, 0])
 
 
 def point_loss(
-    head: CoordinateHead,
+    head: nn.Module,
     buffer: FeatureBuffer,
     cameras: MappingCameras,
     cells_N: Tensor,
@@ -289,7 +304,7 @@ def point_loss(
         cells_N: indices of cells.
         depth_N: of them, along the optical axes, in the unit of the world.
     """
-    points_cam_N3, focal_px_N = points_in_cameras(head, buffer, cameras, cells_N)
+    points_cam_N3, focal_px_N, _ = points_in_cameras(head, buffer, cameras, cells_N)
     rays_N3 = functional.pad(buffer.rays_N2[cells_N], (0, 1), value=1.0)
     depth_N = depth_N / cameras.scale
     off_N = (points_cam_N3 - rays_N3 * depth_N[:, None]).abs().sum(-1)
@@ -398,10 +413,15 @@ class EncodedQuery:
 
     def some(self, most: int, seed: int) -> EncodedQuery:
         """With so many of the cells at most, chosen at random."""
+        if len(self.pixels_N2) <= most:
+            return self
         generator = torch.Generator().manual_seed(seed)
-        some_N = torch.randperm(len(self.pixels_N2), generator=generator)[:most].sort().values
-        codes_NC = self.codes_NC[some_N.to(self.codes_NC.device)]
-        return replace(self, pixels_N2=self.pixels_N2[some_N], codes_NC=codes_NC)
+        return self.at(torch.randperm(len(self.pixels_N2), generator=generator)[:most])
+
+    def at(self, index_N: Tensor) -> EncodedQuery:
+        """With some of the cells."""
+        codes_NC = self.codes_NC[index_N.to(self.codes_NC.device)]
+        return replace(self, pixels_N2=self.pixels_N2[index_N], codes_NC=codes_NC)
 
 
 def encode_queries(
@@ -439,20 +459,33 @@ def batches(queries: Sequence[Query], device: str) -> Iterator[list[Query]]:
 class CoordinatesLocalizer:
     """Answers queries with an encoder and the head that was trained on it.
 
+    Args:
+        encoder: of the codes.
+        tensors: a map.
+        config: of the map.
+        run: device, seed, precision.
+        head: from codes to points; None: that of the map.
+
     Attributes:
-        max_cells: of a query whose points are predicted.
+        max_cells: of a query that a pose is sought for.
     """
 
     max_cells = _MAX_QUERY_CELLS
 
     def __init__(
-        self, encoder: nn.Module, tensors: Tensors, config: CoordinatesConfig, run: Run
+        self,
+        encoder: nn.Module,
+        tensors: Tensors,
+        config: CoordinatesConfig,
+        run: Run,
+        head: nn.Module | None = None,
     ) -> None:
         self._config, self._run = config, run
         self._center_3, self._scale = tensors["center_3"], float(tensors["scale"])
         self._growth = float(tensors[GROWTH])
         self._encoder = encoder.to(run.device)
-        self._head = head_of(tensors, config, run.device).eval().requires_grad_(False)
+        head = head or head_of(tensors, config, run.device)
+        self._head = head.eval().requires_grad_(False)
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
         """One estimate for each query, each for itself."""
@@ -472,18 +505,26 @@ class CoordinatesLocalizer:
 
     def _answer(self, encoded: EncodedQuery) -> PoseEstimate:
         watch = Watch(self._run.device)
-        encoded = encoded.some(self.max_cells, self._run.seed)
-        points_N3 = self.points(encoded.codes_NC)
+        pixels_N2, points_N3 = self.points(encoded)
         head_ms = watch.lap_ms()
-        answer = self._pose(encoded.query, encoded.pixels_N2, points_N3)
+        answer = self._pose(encoded.query, pixels_N2, points_N3)
         stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": watch.lap_ms()}
         return replace(answer, stage_ms=stages_ms)
 
     @torch.no_grad()
-    def points(self, codes_NC: Tensor) -> Tensor:
-        """Scene points (N, 3) from the head's origin, on the processor."""
+    def points(self, encoded: EncodedQuery) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 2) of cells and their scene points (N, 3) from the head's origin.
+
+        Of at most `max_cells` cells: those whose points the head is surest of, and in that order.
+        """
+        encoded = encoded.some(_PREDICTED_SHARE * self.max_cells, self._run.seed)
         with autocast(self._run):
-            return (self._head(codes_NC.float()) * self._scale).cpu()
+            points_N3, log_error_N = _predicted(self._head, encoded.codes_NC.float())
+        if len(points_N3) > self.max_cells:
+            surest_N = log_error_N.argsort(stable=True)[: self.max_cells]
+            encoded = encoded.at(surest_N.cpu())
+            points_N3 = points_N3[surest_N]
+        return encoded.pixels_N2, (points_N3 * self._scale).cpu()
 
     def _pose(self, query: Query, pixels_N2: Tensor, points_N3: Tensor) -> PoseEstimate:
         """What a subclass answers in another way."""
@@ -584,7 +625,7 @@ def agreeing(
     """
     every_N = torch.arange(len(buffer), device=buffer.view_N.device)
     with torch.no_grad(), autocast(run):
-        points_cam_N3, focal_px_N = points_in_cameras(head, buffer, cameras, every_N)
+        points_cam_N3, focal_px_N, _ = points_in_cameras(head, buffer, cameras, every_N)
     residual_N2 = points_cam_N3[:, :2] / points_cam_N3[:, 2:] - buffer.rays_N2
     error_px_N = focal_px_N * residual_N2.norm(dim=1)
     return points_cam_N3, (points_cam_N3[:, 2] > 0) & (error_px_N < config.max_error_px)

@@ -51,9 +51,9 @@ class PartsConfig(CoordinatesConfig):
     few views."""
     num_asked: int = 0
     """Parts that a query is asked of: those that its image looks most like; 0: all of them."""
-    replay_cells: int = 0
-    """Cells that the map keeps of its views, in all, at 150 bytes each, so that `reloc map
-    --update` can teach it new views without forgetting the old; some 4096 will do."""
+    replay_cells: int = 2048
+    """Cells that the map keeps of its views, in all, at 140 bytes each, so that `reloc map
+    --update` can teach it new views without forgetting the old; 0: none, and it cannot."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +73,8 @@ def build_map(views: Sequence[View], config: PartsConfig, loss: Loss, run: Run) 
     encoder = load_encoder(encoder_path(config.encoder), config.encoder)
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     parts = split_views(poses, config.num_parts)
-    run.log.info("parts of %s views", ", ".join(str(len(part)) for part in parts))
+    if len(parts) > 1:
+        run.log.info("parts of %s views", ", ".join(str(len(part)) for part in parts))
     shared: Tensors = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
     if 0 < config.num_asked < len(parts):
         looks = partial(describe_parts, encoder.to(run.device), views, parts, config)
@@ -271,15 +272,14 @@ class PartsLocalizer:
     def _answer(self, encoded: EncodedQuery) -> PoseEstimate:
         watch = Watch(self._run.device)
         asked = self._choose(encoded.codes_NC)
-        encoded = encoded.some(CoordinatesLocalizer.max_cells, self._run.seed)
         choose_ms, head_ms, pose_ms = watch.lap_ms(), 0.0, 0.0
         best = PoseEstimate(None)
         for number, samples in asked.items():
             part = self._parts[number]
-            points_N3 = part.points(encoded.codes_NC)
+            pixels_N2, points_N3 = part.points(encoded)
             head_ms += watch.lap_ms()
             limit = min(samples, _samples_to_match(best))
-            answer = part.pose(encoded.query, encoded.pixels_N2, points_N3, limit)
+            answer = part.pose(encoded.query, pixels_N2, points_N3, limit)
             pose_ms += watch.lap_ms()
             if (answer.num_inliers or 0) > (best.num_inliers or 0):
                 best = answer

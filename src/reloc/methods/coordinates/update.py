@@ -1,7 +1,9 @@
 """Teach a map new views: its heads go on learning, from the new cells and from those that it kept.
 
-Half of every batch is of the old views. How well that keeps what was known is measured on them:
-whether their cells agree with the poses as before, and how far their scene points moved.
+Half of every batch is of the old views: what the head said of them, where it was right, is learned
+again beside the points that are triangulated between the new ones. How well that keeps what was
+known is measured on the old views: whether their cells agree with the poses as before, and how far
+their scene points moved.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def update_map(
     if len(known) < len(parts):
         raise InputError(
             "the map kept no cells of its views and would forget them: build one that can be "
-            "updated, with --replay-cells 4096"
+            "updated, to the end and with --replay-cells 2048"
         )
     encoder = family.encoder_of(tensors, config).to(run.device)
     views_of = _assigned(known, views)
@@ -125,8 +127,14 @@ def _teach(
     def draw(generator: torch.Generator) -> Tensor:
         old_N = torch.randint(len(old), (num_old,), generator=generator)
         new_N = torch.randint(len(new), (config.batch_size - num_old,), generator=generator)
-        return torch.cat([old_N, len(old) + new_N])
+        both_N = torch.cat([old_N, len(old) + new_N])
+        return both_N[torch.randperm(len(both_N), generator=generator)]
 
+    if config.points_until > 0:
+        said_N3, agrees_N = family.agreeing(before, old.buffer, cameras, config, run)
+        old_depth_N = torch.where(agrees_N, scale * said_N3[:, 2], torch.nan)
+        new_depth_N = family.known_depth(new, config, run).to(run.device)
+        loss = family.begun_with_points(loss, torch.cat([old_depth_N, new_depth_N]), config, run)
     gently = replace(
         config,
         steps=max(1, round(_STEPS * config.steps)),
