@@ -27,9 +27,10 @@ from torch.nn import functional
 
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
-from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
+from reloc.methods.coordinates.ace import AceConfig, mapping_loss
 from reloc.methods.coordinates.family import CoordinatesLocalizer, train_head
 from reloc.nn.encoder import SIZES, STRIDE, Encoder, cell_centers
+from reloc.nn.precision import autocast
 from reloc.nn.weights import encoder_path, load_encoder
 from reloc.provenance import hardware, working_copy_commit
 from reloc.scenes import LoadOptions, load_scene
@@ -219,7 +220,7 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
         for view in samples
     ]
     encoder = Standardized(features, greys)
-    loss = partial(reprojection_loss, loose_px=config.loose_px, tight_px=config.tight_px)
+    loss = partial(mapping_loss, loose_px=config.loose_px, tight_px=config.tight_px)
     started, started_cpu = time.perf_counter(), time.process_time()
     tensors = train_head(encoder, scene.mapping, config, loss, run)
     map_s, map_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
@@ -240,7 +241,7 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
     encode_ms = []
     for _ in range(9):
         begun = time.perf_counter()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast(Run()):
             features(greys[0])
         encode_ms.append(1e3 * (time.perf_counter() - begun))
     return {
