@@ -18,6 +18,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ AnyMethod = Method[Any]
 METHODS_FOLDER = Path(reloc.__file__).parent / "methods"
 LAWS: list[str] = []
 NUM_FEW_VIEWS = 8
+NUM_FIRST_QUERIES = 3
 
 
 def law(function: Callable[..., None]) -> Callable[..., None]:
@@ -71,19 +73,42 @@ def law(function: Callable[..., None]) -> Callable[..., None]:
 # ------------------------------------------------------------------------------ what the laws share
 
 
+# Metres; of pictures that show nothing, for rows that ask no query without depth.
+ODD_DEPTH_M = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A map of views of several sizes, and what became of the process and of the caller's things.
+
+    Attributes:
+        views: with images that the caller keeps.
+        tensors: what was built.
+        broken: what was changed on the way that is not the row's to change, in words.
+    """
+
+    views: Sequence[View]
+    tensors: Mapping[str, Tensor]
+    broken: Sequence[str]
+
+
+QueriesOf = Callable[[AnyMethod], list[Query]]
 MapOf = Callable[[AnyMethod], Map]
 AnswersOf = Callable[[AnyMethod], list[PoseEstimate]]
+FirstAnswersOf = Callable[[AnyMethod], PoseEstimates]
+BuiltOf = Callable[[AnyMethod], Built]
+
+
+def once_a_row(function: Callable[[AnyMethod], Any]) -> Callable[[AnyMethod], Any]:
+    """Laws ask for the same maps and answers: they are made once."""
+    of_name = functools.cache(lambda name: function(get_method(name)))
+    return lambda row: of_name(row.name)
 
 
 @pytest.fixture(scope="module")
 def map_of(small_room: Scene) -> MapOf:
-    """The map of the room by a row with its tiny config, built once."""
-
-    @functools.cache
-    def build(name: str) -> Map:
-        return reloc.build_map(name, small_room, get_method(name).tiny)
-
-    return lambda row: build(row.name)
+    """The map of the room by a row with its tiny config."""
+    return once_a_row(lambda row: reloc.build_map(row.name, small_room, row.tiny))
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +118,73 @@ def few_views(small_room: Scene) -> list[View]:
 
 
 @pytest.fixture(scope="module")
-def queries(small_room: Scene) -> list[Query]:
-    return [view.query() for view in small_room.queries]
+def mixed_views(few_views: list[View]) -> list[View]:
+    """The same; some are half as large, and one has no depth."""
+    views = [halved(view) if index % 3 == 1 else view for index, view in enumerate(few_views)]
+    views[-1] = dataclasses.replace(views[-1], depth_reader=None)
+    return views
 
 
 @pytest.fixture(scope="module")
-def asked(queries: list[Query]) -> list[Query]:
-    """The queries of the room, and then the odd ones."""
-    return [*queries, *odd_queries(queries[0])]
+def built_of(mixed_views: list[View]) -> BuiltOf:
+    """A map of the views of several sizes, built under observation."""
+    return once_a_row(lambda row: observed_build(row, mixed_views))
 
 
 @pytest.fixture(scope="module")
-def answers_of(map_of: MapOf, asked: list[Query]) -> AnswersOf:
-    """The answers of a row to all that is asked, together and in order, given once."""
+def queries_of(small_room: Scene) -> QueriesOf:
+    """The queries of the room, as a row is asked: with depth if it reads it."""
+    return once_a_row(
+        lambda row: [view.query(with_depth=row.uses_depth) for view in small_room.queries]
+    )
 
-    @functools.cache
-    def answer(name: str) -> list[PoseEstimate]:
-        return localizer_of(map_of(get_method(name))).localize(asked)
 
-    return lambda row: answer(row.name)
+@pytest.fixture(scope="module")
+def asked_of(queries_of: QueriesOf) -> QueriesOf:
+    """The queries of the room, and then the odd ones; these have depth only if they must."""
+
+    def asked(row: AnyMethod) -> list[Query]:
+        queries = queries_of(row)
+        odd = odd_queries(queries[0])
+        if row.needs_depth:
+            odd = [
+                dataclasses.replace(
+                    query, depth=torch.full(query.image.shape[1:], ODD_DEPTH_M, dtype=torch.float32)
+                )
+                for query in odd
+            ]
+        return [*queries, *odd]
+
+    return once_a_row(asked)
+
+
+@pytest.fixture(scope="module")
+def answers_of(map_of: MapOf, asked_of: QueriesOf) -> AnswersOf:
+    """The answers of a row to all that it is asked, together and in order."""
+    return once_a_row(lambda row: localizer_of(map_of(row)).localize(asked_of(row)))
+
+
+@pytest.fixture(scope="module")
+def first_answers_of(map_of: MapOf, asked_of: QueriesOf) -> FirstAnswersOf:
+    """The answers of a row to its first queries, by the step that users take."""
+    return once_a_row(lambda row: reloc.localize(map_of(row), asked_of(row)[:NUM_FIRST_QUERIES]))
+
+
+def halved(view: View) -> View:
+    """The view at half its size."""
+    depth_HW = view.read_depth()
+    width, height = view.camera.width // 2, view.camera.height // 2
+    pixels = cv2.resize(
+        view.read_image().permute(1, 2, 0).contiguous().numpy(),
+        (width, height),
+        interpolation=cv2.INTER_AREA,
+    )
+    return dataclasses.replace(
+        view,
+        camera=view.camera.resized(width, height),
+        image_reader=lambda: torch.from_numpy(pixels).permute(2, 0, 1),
+        depth_reader=lambda: depth_HW if depth_HW is None else depth_HW[1::2, 1::2],
+    )
 
 
 def odd_queries(like: Query) -> list[Query]:
@@ -165,6 +238,12 @@ def assert_same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor
     for name, tensor in first.items():
         assert tensor.dtype == second[name].dtype, name
         assert torch.equal(tensor, second[name]), name
+
+
+def assert_same_answers(first: PoseEstimates, second: PoseEstimates) -> None:
+    assert list(first.by_name) == list(second.by_name)
+    for name in first.by_name:
+        assert plain(first[name]) == plain(second[name])
 
 
 def assert_well_formed(estimate: PoseEstimate, query: Query, mapping_names: set[str]) -> None:
@@ -224,6 +303,7 @@ def test_row_is_complete(row: AnyMethod) -> None:
     assert row.paper.count(",") >= 2
     assert importlib.import_module(METHODS[row.name]).__doc__
     assert isinstance(row.tiny, row.config)
+    assert row.uses_depth or not row.needs_depth
     assert all(reason.strip() for reason in row.expected_failures.values())
 
 
@@ -294,28 +374,31 @@ def test_methods_import_nothing_that_knows_the_truth_or_the_files(path: Path) ->
 
 
 @law
-def test_same_seed_same_map(row: AnyMethod, few_views: list[View]) -> None:
-    first = row.build_map(few_views, row.tiny, Run())
+def test_same_seed_same_map(row: AnyMethod, built_of: BuiltOf, mixed_views: list[View]) -> None:
+    first = built_of(row).tensors
     # Whatever the process has drawn before plays no part.
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002
     random.seed(1234)
-    second = row.build_map(few_views, row.tiny, Run())
+    second = row.build_map(mixed_views, row.tiny, Run())
     assert_same_tensors(first, second)
 
 
 @law
 def test_map_survives_its_folder(
-    row: AnyMethod, map_of: MapOf, asked: list[Query], tmp_path: Path
+    row: AnyMethod,
+    map_of: MapOf,
+    asked_of: QueriesOf,
+    first_answers_of: FirstAnswersOf,
+    tmp_path: Path,
 ) -> None:
     map_ = map_of(row)
     map_.save(tmp_path / "room")
     opened = Map.load(tmp_path / "room")
     assert_same_tensors(opened.tensors, map_.tensors)
     assert config_from_json(row.config, opened.config, "room") == row.tiny
-    before = [plain(estimate) for estimate in localizer_of(map_).localize(asked[:3])]
-    after = [plain(estimate) for estimate in localizer_of(opened).localize(asked[:3])]
-    assert after == before
+    after = reloc.localize(opened, asked_of(row)[:NUM_FIRST_QUERIES])
+    assert_same_answers(after, first_answers_of(row))
 
 
 @law
@@ -331,33 +414,19 @@ def test_map_is_finite_and_smaller_than_the_images(
 
 
 @law
-def test_mapping_views_of_several_sizes(row: AnyMethod, few_views: list[View]) -> None:
-    def halved(view: View) -> View:
-        width, height = view.camera.width // 2, view.camera.height // 2
-        pixels = cv2.resize(
-            view.read_image().permute(1, 2, 0).contiguous().numpy(),
-            (width, height),
-            interpolation=cv2.INTER_AREA,
-        )
-        return dataclasses.replace(
-            view,
-            camera=view.camera.resized(width, height),
-            image_reader=lambda: torch.from_numpy(pixels).permute(2, 0, 1),
-            depth_reader=None,
-        )
-
-    views = [halved(view) if index % 3 == 1 else view for index, view in enumerate(few_views)]
-    localizer = row.localizer(row.build_map(views, row.tiny, Run()), row.tiny, Run())
-    asked = [view.query() for view in views[::2]]
+def test_mapping_views_of_several_sizes(row: AnyMethod, built_of: BuiltOf) -> None:
+    built = built_of(row)
+    localizer = row.localizer(built.tensors, row.tiny, Run())
+    asked = [view.query(with_depth=row.uses_depth) for view in built.views[::2]]
     answers = localizer.localize(asked)
     for answer, query in zip(answers, asked, strict=True):
-        assert_well_formed(answer, query, {view.name for view in views})
+        assert_well_formed(answer, query, {view.name for view in built.views})
     assert any(answer.cam_from_world is not None for answer in answers)
 
 
 @law
 def test_views_without_texture_are_refused_or_every_query_is_declined(
-    row: AnyMethod, few_views: list[View], queries: list[Query]
+    row: AnyMethod, few_views: list[View], queries_of: QueriesOf
 ) -> None:
     nothing = torch.zeros_like(few_views[0].read_image())
     black = [dataclasses.replace(view, image_reader=lambda: nothing) for view in few_views]
@@ -366,7 +435,7 @@ def test_views_without_texture_are_refused_or_every_query_is_declined(
     except InputError as error:
         assert "\n" not in str(error)
         return
-    answers = row.localizer(tensors, row.tiny, Run()).localize(queries)
+    answers = row.localizer(tensors, row.tiny, Run()).localize(queries_of(row))
     assert all(answer.cam_from_world is None for answer in answers)
 
 
@@ -375,10 +444,10 @@ def test_views_without_texture_are_refused_or_every_query_is_declined(
 
 @law
 def test_answers_are_poses_or_declined(
-    row: AnyMethod, answers_of: AnswersOf, asked: list[Query], small_room: Scene
+    row: AnyMethod, answers_of: AnswersOf, asked_of: QueriesOf, small_room: Scene
 ) -> None:
     names = {view.name for view in small_room.mapping}
-    for answer, query in zip(answers_of(row), asked, strict=True):
+    for answer, query in zip(answers_of(row), asked_of(row), strict=True):
         assert_well_formed(answer, query, names)
 
 
@@ -389,21 +458,22 @@ def test_no_queries_no_answers(row: AnyMethod, map_of: MapOf) -> None:
 
 @law
 def test_a_query_is_answered_alike_alone_and_in_company(
-    row: AnyMethod, map_of: MapOf, answers_of: AnswersOf, asked: list[Query]
+    row: AnyMethod, map_of: MapOf, answers_of: AnswersOf, asked_of: QueriesOf
 ) -> None:
     if row.context == "sequence":
         pytest.skip("a sequence method answers frames in the light of those before")
     localizer = localizer_of(map_of(row))
     # Alone, and in another order: what an answer leaves behind must not reach the next.
-    alone = [plain(localizer.localize([query])[0]) for query in reversed(asked)]
+    alone = [plain(localizer.localize([query])[0]) for query in reversed(asked_of(row))]
     assert alone[::-1] == [plain(answer) for answer in answers_of(row)]
 
 
 @law
 def test_queries_without_intrinsics_are_answered(
-    row: AnyMethod, map_of: MapOf, queries: list[Query], small_room: Scene
+    row: AnyMethod, map_of: MapOf, queries_of: QueriesOf, small_room: Scene
 ) -> None:
     names = {view.name for view in small_room.mapping}
+    queries = queries_of(row)
     height, width = queries[0].image.shape[-2:]
     unknown = [dataclasses.replace(query, camera=Camera.guess(width, height)) for query in queries]
     answers = localizer_of(map_of(row)).localize(unknown)
@@ -411,6 +481,24 @@ def test_queries_without_intrinsics_are_answered(
         assert_well_formed(answer, query, names)
     answered = sum(answer.cam_from_world is not None for answer in answers)
     assert answered >= len(queries) / 2
+
+
+@law
+def test_a_query_without_depth_is_answered_or_refused_in_a_line(
+    row: AnyMethod, map_of: MapOf, queries_of: QueriesOf, small_room: Scene
+) -> None:
+    asked = [dataclasses.replace(query, depth=None) for query in queries_of(row)]
+    localizer = localizer_of(map_of(row))
+    if row.needs_depth:
+        with pytest.raises(InputError, match=rf"{asked[0].name}.* depth") as raised:
+            localizer.localize(asked)
+        assert "\n" not in str(raised.value)
+    elif row.uses_depth:
+        answers = localizer.localize(asked)
+        names = {view.name for view in small_room.mapping}
+        for answer, query in zip(answers, asked, strict=True):
+            assert_well_formed(answer, query, names)
+        assert sum(answer.cam_from_world is not None for answer in answers) >= len(asked) / 2
 
 
 @law
@@ -458,33 +546,62 @@ def process_state() -> dict[str, Any]:
     }
 
 
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in before.items() if after[name] != value]
+
+
+def observed_build(row: AnyMethod, views: Sequence[View]) -> Built:
+    """Build a map of images that the caller keeps, and look at all that could have changed."""
+    images = {view.name: view.read_image() for view in views}
+    depths = {view.name: view.read_depth() for view in views if view.depth_reader}
+    held = [
+        dataclasses.replace(
+            view,
+            image_reader=lambda view=view: images[view.name],
+            depth_reader=(lambda view=view: depths[view.name]) if view.depth_reader else None,
+        )
+        for view in views
+    ]
+    images_before = {name: image.clone() for name, image in images.items()}
+    depths_before = {name: depth.clone() for name, depth in depths.items()}
+    poses = [view.cam_from_world.matrix for view in views]
+    before = process_state()
+    tensors = row.build_map(held, row.tiny, Run())
+    broken = changes(before, process_state())
+    broken += [
+        f"image {name}" for name in images if not torch.equal(images[name], images_before[name])
+    ]
+    broken += [
+        f"depth {name}" for name in depths if not torch.equal(depths[name], depths_before[name])
+    ]
+    broken += [
+        f"pose of {view.name}"
+        for view, pose in zip(held, poses, strict=True)
+        if not torch.equal(view.cam_from_world.matrix, pose)
+    ]
+    return Built(held, tensors, broken)
+
+
 @law
 def test_leaves_the_process_and_the_callers_things_as_it_found_them(
-    row: AnyMethod, few_views: list[View], asked: list[Query]
+    row: AnyMethod, built_of: BuiltOf, asked_of: QueriesOf
 ) -> None:
-    images = {view.name: view.read_image() for view in few_views}
-    copies = {name: image.clone() for name, image in images.items()}
-    views = [
-        dataclasses.replace(view, image_reader=lambda view=view: images[view.name])
-        for view in few_views
-    ]
-    poses = [view.cam_from_world.matrix for view in views]
-    asked = asked[:: len(asked) // 5]
-    asked_images = [query.image.clone() for query in asked]
-    asked_cameras = [query.camera.as_dict() for query in asked]
+    built = built_of(row)
+    assert not built.broken
+    asked = asked_of(row)[:: len(asked_of(row)) // 5]
+    images = [query.image.clone() for query in asked]
+    depths = [None if query.depth is None else query.depth.clone() for query in asked]
+    cameras = [query.camera.as_dict() for query in asked]
+    stored = {name: tensor.clone() for name, tensor in built.tensors.items()}
     before = process_state()
 
-    tensors = row.build_map(views, row.tiny, Run())
-    assert process_state() == before
-    assert_same_tensors(images, copies)
-    assert all(map(torch.equal, [view.cam_from_world.matrix for view in views], poses))
-
-    stored = {name: tensor.clone() for name, tensor in tensors.items()}
-    row.localizer(tensors, row.tiny, Run()).localize(asked)
-    assert process_state() == before
-    assert_same_tensors(tensors, stored)
-    assert all(map(torch.equal, [query.image for query in asked], asked_images))
-    assert [query.camera.as_dict() for query in asked] == asked_cameras
+    row.localizer(built.tensors, row.tiny, Run()).localize(asked)
+    assert not changes(before, process_state())
+    assert_same_tensors(built.tensors, stored)
+    assert all(map(torch.equal, [query.image for query in asked], images))
+    for query, depth in zip(asked, depths, strict=True):
+        assert depth is None or torch.equal(query.depth, depth)
+    assert [query.camera.as_dict() for query in asked] == cameras
 
 
 # ------------------------------------------------------------------------------ a fresh process
@@ -515,10 +632,13 @@ from reloc.geometry.camera import Camera
 from reloc.maps import Map
 from reloc.scenes.scene import Query
 
-images = safetensors.torch.load_file(folder / "images.safetensors")
-cameras = json.loads((folder / "cameras.json").read_text())
-queries = [Query(name, images[name], Camera.of(**cameras[name])) for name in cameras]
+images, depths = (safetensors.torch.load_file(folder / f"{kind}.safetensors")
+                  for kind in ("images", "depths"))
+asked = json.loads((folder / "asked.json").read_text())
 for name in modules:
+    queries = [Query(query, images[query], Camera.of(**camera),
+                     depths.get(f"{name}/{query}"), *rest)
+               for query, (camera, *rest) in asked[name].items()]
     try:
         reloc.localize(Map.load(folder / name), queries).write(folder / f"{name}.jsonl")
     except Exception:
@@ -528,31 +648,51 @@ for name in modules:
 
 @pytest.fixture(scope="module")
 def fresh_folder(
-    map_of: MapOf, asked: list[Query], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    map_of: MapOf,
+    asked_of: QueriesOf,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Maps of all rows and what a fresh process made of them: one, for imports take seconds."""
+    """Maps of all rows under test and what a fresh process made of them.
+
+    It is one process, for imports take seconds.
+    """
     folder = tmp_path_factory.mktemp("fresh")
-    for name in METHODS:
-        map_of(get_method(name)).save(folder / name)
-    images = {query.name: query.image.contiguous() for query in asked[:3]}
+    names = {
+        item.callspec.params["row"].name
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "fresh_folder" in item.fixturenames
+    }
+    modules = {name: module for name, module in METHODS.items() if name in names}
+    images, depths, others = {}, {}, {}
+    for name in modules:
+        row = get_method(name)
+        map_of(row).save(folder / name)
+        others[name] = {}
+        for query in asked_of(row)[:NUM_FIRST_QUERIES]:
+            images[query.name] = query.image.contiguous()
+            others[name][query.name] = (
+                query.camera.as_dict(),
+                query.sequence,
+                query.timestamp_s,
+            )
+            if query.depth is not None:
+                depths[f"{name}/{query.name}"] = query.depth.clone()
     safetensors.torch.save_file(images, folder / "images.safetensors")
-    cameras = {query.name: query.camera.as_dict() for query in asked[:3]}
-    (folder / "cameras.json").write_text(json.dumps(cameras))
-    command = [sys.executable, "-c", FRESH_PROCESS, str(folder), json.dumps(METHODS)]
+    safetensors.torch.save_file(depths, folder / "depths.safetensors")
+    (folder / "asked.json").write_text(json.dumps(others))
+    command = [sys.executable, "-c", FRESH_PROCESS, str(folder), json.dumps(modules)]
     subprocess.run(command, check=True, timeout=300)
     return folder
 
 
 @law
 def test_a_fresh_process_answers_the_same(
-    row: AnyMethod, map_of: MapOf, asked: list[Query], fresh_folder: Path, tmp_path: Path
+    row: AnyMethod, first_answers_of: FirstAnswersOf, fresh_folder: Path, tmp_path: Path
 ) -> None:
     there = PoseEstimates.read(fresh_folder / f"{row.name}.jsonl")
-    reloc.localize(map_of(row), asked[:3]).write(tmp_path / "here.jsonl")
-    here = PoseEstimates.read(tmp_path / "here.jsonl")
-    assert list(there.by_name) == list(here.by_name)
-    for name in here.by_name:
-        assert plain(there[name]) == plain(here[name])
+    first_answers_of(row).write(tmp_path / "here.jsonl")
+    assert_same_answers(there, PoseEstimates.read(tmp_path / "here.jsonl"))
 
 
 @law

@@ -163,6 +163,7 @@ class Method(Generic[ConfigT]):
         presets: variants, named on the command line as `method:preset`.
         expected_failures: law of the conformance tests to the reason why this row breaks it.
         uses_depth: reads `Query.depth` or `View.read_depth` where they have it.
+        needs_depth: with its default settings, a query without depth is an InputError.
         update: gets what build_map returned, new mapping views, and the map's own config; None
             where maps of the method cannot learn more.
     """
@@ -180,6 +181,7 @@ class Method(Generic[ConfigT]):
     presets: Mapping[str, ConfigT] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     uses_depth: bool = False
+    needs_depth: bool = False
     update: Callable[[Tensors, Sequence[View], ConfigT, Run], Updated] | None = None
 
 
@@ -220,7 +222,7 @@ def _restored(value: Any, hint: Any) -> Any:
                 continue
     elif origin is Literal and value in arguments:
         return value
-    elif origin is tuple and isinstance(value, list):
+    elif origin is tuple and isinstance(value, list | tuple):
         kinds = arguments[:1] * len(value) if arguments[1:] == (...,) else arguments
         if len(kinds) == len(value):
             return tuple(_restored(entry, kind) for entry, kind in zip(value, kinds, strict=True))

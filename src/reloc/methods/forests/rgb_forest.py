@@ -13,7 +13,8 @@ from functools import partial
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.forests import family
-from reloc.methods.forests.family import ForestConfig
+from reloc.methods.forests.config import ForestConfig
+from reloc.methods.forests.localizer import ForestLocalizer
 from reloc.methods.forests.trees import GrowthConfig, grow_forest
 from reloc.scenes.scene import View
 
@@ -26,17 +27,21 @@ class RgbForestConfig(ForestConfig):
         default_factory=lambda: GrowthConfig(nearest=0.01, farthest=0.12, depth_share=0.0)
     )
     """Of the trees."""
+    query_depth: bool = False
+    """Align the measured points of queries that have depth (Kabsch); others are for PnP still."""
 
 
 def build_map(views: Sequence[View], config: RgbForestConfig, run: Run) -> Tensors:
     """Grow trees on the mapping views that have depth, and fill their leaves."""
     grow = partial(grow_forest, config=config.growth, run=run)
-    return family.build_map(views, config, grow, run, reads_depth=False)
+    return family.build_map(
+        views, config, grow, run, reads_depth=False, aligns_depth=config.query_depth
+    )
 
 
 def localizer(tensors: Tensors, config: RgbForestConfig, run: Run) -> Localizer:
     """Answers queries by the pose that most of the surest guesses agree on."""
-    return family.ForestLocalizer(tensors, config, run, reads_depth=False)
+    return ForestLocalizer(tensors, config, run, reads_depth=False, aligns_depth=config.query_depth)
 
 
 METHOD = Method(
@@ -62,5 +67,6 @@ METHOD = Method(
     ),
     build_map=build_map,
     localizer=localizer,
+    presets={"rgbd": RgbForestConfig(query_depth=True)},
     uses_depth=True,
 )

@@ -8,7 +8,8 @@ from functools import partial
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.forests import family
-from reloc.methods.forests.family import ForestConfig
+from reloc.methods.forests.config import ForestConfig
+from reloc.methods.forests.localizer import ForestLocalizer
 from reloc.methods.forests.trees import GrowthConfig, grow_forest
 from reloc.scenes.scene import View
 
@@ -26,7 +27,7 @@ def build_map(views: Sequence[View], config: ScorfConfig, run: Run) -> Tensors:
 
 def localizer(tensors: Tensors, config: ScorfConfig, run: Run) -> Localizer:
     """Answers queries that have depth, by the pose that most pixels agree on."""
-    return family.ForestLocalizer(tensors, config, run, reads_depth=True)
+    return ForestLocalizer(tensors, config, run, reads_depth=True)
 
 
 METHOD = Method(
@@ -45,4 +46,5 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     uses_depth=True,
+    needs_depth=True,
 )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -72,6 +73,16 @@ class Forest:
     probe_N: Tensor
     threshold_N: Tensor
 
+    NAMES: ClassVar = (
+        "offsets_F22",
+        "planes_F2",
+        "roots_T",
+        "child_N",
+        "probe_N",
+        "threshold_N",
+    )
+    """Of its tensors in a map."""
+
     @property
     def num_leaves(self) -> int:
         """Of all trees."""
@@ -95,25 +106,42 @@ class Forest:
 
     def tensors(self) -> dict[str, Tensor]:
         """For the map's folder."""
-        return {
-            "offsets_F22": self.probes.offsets_F22,
-            "planes_F2": self.probes.planes_F2,
-            "roots_T": self.roots_T,
-            "child_N": self.child_N,
-            "probe_N": self.probe_N,
-            "threshold_N": self.threshold_N,
-        }
+        parts = (
+            self.probes.offsets_F22,
+            self.probes.planes_F2,
+            self.roots_T,
+            self.child_N,
+            self.probe_N,
+            self.threshold_N,
+        )
+        return dict(zip(self.NAMES, parts, strict=True))
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> Forest:
         """The inverse of `tensors`, from those of a map."""
-        names = ("roots_T", "child_N", "probe_N", "threshold_N")
-        probes = Probes(tensors["offsets_F22"], tensors["planes_F2"])
-        return Forest(probes, *(tensors[name] for name in names))
+        offsets_F22, planes_F2, *nodes = (tensors[name] for name in Forest.NAMES)
+        return Forest(Probes(offsets_F22, planes_F2), *nodes)
 
 
 def grow_forest(
     looks: Sequence[Looks], points: Sequence[Tensor], config: GrowthConfig, run: Run
+) -> Forest:
+    """Grow trees, all on the same views, as `grow_trees` does.
+
+    Args:
+        looks: of each view.
+        points: (P, 3) in the world, of the pixels of each view.
+        config: of the trees.
+        run: seed, progress.
+    """
+    return grow_trees([looks] * config.num_trees, [points] * config.num_trees, config, run)
+
+
+def grow_trees(
+    looks: Sequence[Sequence[Looks]],
+    points: Sequence[Sequence[Tensor]],
+    config: GrowthConfig,
+    run: Run,
 ) -> Forest:
     """Grow trees whose leaves hold pixels of points that are near each other.
 
@@ -122,8 +150,8 @@ def grow_forest(
     trees (Geurts, Ernst and Wehenkel, Machine Learning 63, 2006), which need no sorting.
 
     Args:
-        looks: of each view.
-        points: (P, 3) in the world, of the pixels of each view.
+        looks: of each view that a tree grows on, tree by tree.
+        points: (P, 3) in the world, of the pixels of each of these views.
         config: of the trees.
         run: seed, progress.
     """
@@ -135,7 +163,7 @@ def grow_forest(
             config.num_probes, config.nearest, config.farthest, config.depth_share, rng
         )
         responses, targets = [], []
-        for seen, seen_points_P3 in zip(looks, points, strict=True):
+        for seen, seen_points_P3 in zip(looks[number], points[number], strict=True):
             pixel = torch.from_numpy(rng.permutation(len(seen))[: config.pixels_per_view])
             every = torch.arange(config.num_probes)
             responses.append(seen.responses(pixel[:, None], probes, every).numpy())
@@ -151,10 +179,11 @@ def grow_forest(
 
 
 def _extra_tree_regressor() -> Any:
-    """scikit-learn's class. Its import takes a second and leaves variables in the environment."""
-    before = dict(os.environ)
+    """scikit-learn's class. Its import takes a second, draws numbers and sets variables."""
+    before, drawn = dict(os.environ), random.getstate()
     from sklearn.tree import ExtraTreeRegressor
 
+    random.setstate(drawn)
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     return ExtraTreeRegressor
