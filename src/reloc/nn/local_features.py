@@ -10,7 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-FeatureKind = Literal["sift", "orb"]
+ClassicalKind = Literal["sift", "orb"]
+LearnedKind = Literal["encoder", "alike", "r2d2", "superpoint"]
+FeatureKind = Literal[ClassicalKind, LearnedKind]
+LEARNED_SCALE = 256
+"""Learned descriptors are stored as int8: so many times vectors of norm 1."""
 # Below this contrast a SIFT extremum is noise; half of OpenCV's default keeps dim indoor corners.
 _SIFT_CONTRAST_THRESHOLD = 0.02
 
@@ -21,9 +25,9 @@ class LocalFeatures:
 
     Attributes:
         keypoints_N2: float32 pixels; the centre of the top-left pixel is (0.5, 0.5).
-        descriptors_ND: uint8. SIFT: RootSIFT times 512, D = 128, compared by L2. ORB: 256 bits in
-            D = 32
-            bytes, compared by Hamming distance.
+        descriptors_ND: SIFT: RootSIFT times 512 as uint8, D = 128, compared by L2. ORB: 256 bits in
+            D = 32 bytes, uint8, compared by Hamming distance. Learned ones: int8, 256 times vectors
+            of norm 1, compared by L2.
         scales_N: float32, diameter of the described region in pixels.
     """
 
@@ -43,7 +47,15 @@ def extract_features(image: Tensor, kind: FeatureKind, max_keypoints: int) -> Lo
     retrieval", CVPR 2012; Rublee et al., "ORB", ICCV 2011. Both as OpenCV has them.
 
     An image without texture, or smaller than a descriptor's window, has no keypoints.
+
+    Raises:
+        InputError: a learned kind needs weights that are not there.
     """
+    if kind not in ("sift", "orb"):
+        # Imported here: classical features need no network.
+        from reloc.nn.learned_features import extract_learned
+
+        return extract_learned(image, kind, max_keypoints)
     gray = cv2.cvtColor(image.permute(1, 2, 0).contiguous().numpy(), cv2.COLOR_RGB2GRAY)
     if kind == "sift":
         detector = cv2.SIFT.create(
@@ -70,7 +82,9 @@ def extract_features(image: Tensor, kind: FeatureKind, max_keypoints: int) -> Lo
 
 
 def as_vectors(descriptors_ND: Tensor) -> Tensor:
-    """Descriptors as float32 vectors (N, 128 | 256) of about unit length, to compare by L2."""
+    """Descriptors as float32 vectors (N, C) of about unit length, to compare by L2."""
+    if descriptors_ND.dtype == torch.int8:
+        return descriptors_ND.float() / LEARNED_SCALE
     if descriptors_ND.shape[1] == 128:
         return descriptors_ND.float() / 512
     bits = np.unpackbits(descriptors_ND.numpy(), axis=1).astype(np.float32)
@@ -78,20 +92,27 @@ def as_vectors(descriptors_ND: Tensor) -> Tensor:
 
 
 def mean_descriptors(descriptors_TD: Tensor, group_T: Tensor, num_groups: int) -> Tensor:
-    """The middle (num_groups, D) uint8 of each group of descriptors: mean, or majority of bits.
+    """The middle (num_groups, D) of each group of descriptors: mean, or majority of bits.
 
     Args:
-        descriptors_TD: uint8, of the observations.
+        descriptors_TD: of the observations.
         group_T: int64, the group of each; every group has at least one.
         num_groups: how many groups there are.
     """
     vectors = as_vectors(descriptors_TD)
     sums = vectors.new_zeros(num_groups, vectors.shape[1]).index_add_(0, group_T, vectors)
+    if descriptors_TD.dtype == torch.int8:
+        return quantised(torch.nn.functional.normalize(sums))
     if descriptors_TD.shape[1] == 128:
         return (512 * torch.nn.functional.normalize(sums)).round().clamp(max=255).to(torch.uint8)
     count = torch.bincount(group_T, minlength=num_groups)
     majority = sums * 16 > count[:, None] / 2
     return torch.from_numpy(np.packbits(majority.numpy(), axis=1))
+
+
+def quantised(vectors_ND: Tensor) -> Tensor:
+    """Learned descriptors (N, D) of norm 1 as int8."""
+    return (LEARNED_SCALE * vectors_ND).round().clamp(-127, 127).to(torch.int8)
 
 
 def _root_sift(descriptors: np.ndarray) -> np.ndarray:

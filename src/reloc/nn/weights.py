@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, Encoder
@@ -15,6 +20,80 @@ from reloc.nn.encoder import SIZES, Encoder
 EncoderName = Literal["base"]
 """Encoders that ship."""
 FOLDER = Path(__file__).parent / "pretrained"
+
+PublishedName = Literal["r2d2", "alike", "superpoint"]
+"""Weights of others, which do not ship."""
+WEIGHTS_VARIABLE = "RELOC_WEIGHTS"
+"""The environment variable that names the folder with them."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that others published.
+
+    Attributes:
+        file: its name in the folder of weights.
+        address: where it is published.
+        sha256: of the file; None where no copy was at hand to take it from.
+        licence: its terms.
+    """
+
+    file: str
+    address: str
+    sha256: str | None
+    licence: str
+
+
+PUBLISHED: Mapping[PublishedName, Published] = {
+    "r2d2": Published(
+        "r2d2_WASF_N16.pt",
+        "https://github.com/naver/r2d2/blob/master/models/r2d2_WASF_N16.pt",
+        "9ae90e02a9a133d100ca7aeaa32f4d4d7736a6dd222a530a25c8f7da5e508528",
+        "CC BY-NC-SA 3.0: not for commercial use",
+    ),
+    "alike": Published(
+        "alike-t.pth",
+        "https://github.com/Shiaoming/ALIKE/blob/main/models/alike-t.pth",
+        "c0840329a6b88518d914b03af2be956f5607055a389ba17441db02bb94f7d12e",
+        "BSD 3-clause",
+    ),
+    "superpoint": Published(
+        "superpoint_v1.pth",
+        "https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/superpoint_v1.pth",
+        None,
+        "Magic Leap: not for commercial use",
+    ),
+}
+
+
+def load_published(name: PublishedName) -> Mapping[str, Tensor]:
+    """The state dict of weights of others, from the folder that `RELOC_WEIGHTS` names.
+
+    Raises:
+        InputError: no folder is named, the file is missing, or it is another one.
+    """
+    published = PUBLISHED[name]
+    folder = os.environ.get(WEIGHTS_VARIABLE)
+    get_it = f"get {published.file} from {published.address} ({published.licence})"
+    if not folder:
+        raise InputError(
+            f"the weights of {name} do not ship with reloc: {get_it} and set {WEIGHTS_VARIABLE} "
+            "to its folder"
+        )
+    path = Path(folder) / published.file
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): {get_it}") from error
+    if published.sha256 and hashlib.sha256(content).hexdigest() != published.sha256:
+        raise InputError(f"{path} is not the file that was published, or is damaged: {get_it}")
+    try:
+        saved = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} holds no weights ({reason}): {get_it}") from error
+    state = saved.get("state_dict", saved)
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def encoder_path(name: EncoderName) -> Path:

@@ -55,9 +55,24 @@ class MatchingConfig:
     """With fewer matches that agree with the first pose a query is declined: in a picture of
     another place, up to nine or so agree by chance, and 15 where the focal length is free, too."""
 
+    points_per_view: int | None = None
+    """Keep only so many points that each view sees about this number of them; None: all."""
+    descriptor_bytes: int | None = None
+    """Compress the points' descriptors to so many bytes by product quantisation; None: do not."""
+    full_points_per_view: int = 0
+    """Of the points with compressed descriptors, so many that each view sees keep theirs whole."""
+
     def __post_init__(self) -> None:
         for name in ("max_side_px", "max_keypoints", "vocabulary", "num_retrieved", "min_inliers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.max_ratio <= 1:
             raise ValueError(f"max_ratio is {self.max_ratio}; it must be in (0, 1]")
+        if self.points_per_view is not None and self.points_per_view < 1:
+            raise ValueError(f"points_per_view is {self.points_per_view}; it must be at least 1")
+        if self.full_points_per_view < 0:
+            raise ValueError("full_points_per_view cannot be negative")
+        if self.descriptor_bytes is not None and (
+            self.features == "orb" or self.descriptor_bytes not in (4, 8, 16, 32)
+        ):
+            raise ValueError("descriptor_bytes is 4, 8, 16 or 32, and not for ORB, which has 32")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,8 +13,9 @@ from reloc.estimation.trials import covariance_scale, left_out
 from reloc.estimation.view_selection import select_distinct_views
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
+from reloc.methods.matching.compression import pack, unpack
 from reloc.methods.matching.config import MatchingConfig
-from reloc.methods.matching.localizer import MatchingLocalizer
+from reloc.methods.matching.localizer import MatchingLocalizer, Propose
 from reloc.methods.matching.mapping import MatchedViews, build_point_map, match_views
 from reloc.methods.matching.point_map import PointMap
 from reloc.scenes.scene import View
@@ -22,7 +25,38 @@ from reloc.scenes.scene import View
 _MAX_TRIALS, _VIEWS_PER_TRIAL = 24, 5
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What a method makes of matched views before their points are triangulated.
+
+    Attributes:
+        matched: the views, perhaps with other image vectors.
+        propose: a map of points of these views, or of some of them, to its first matches.
+        tensors: what `propose` needs once the map is opened.
+    """
+
+    matched: MatchedViews
+    propose: Callable[[PointMap], Propose | None]
+    tensors: Tensors
+
+
+Prepare = Callable[[MatchedViews, Any, Run], Prepared]
+
+
+def by_aggregated_features(matched: MatchedViews, config: MatchingConfig, run: Run) -> Prepared:
+    """Nothing more than `match_views` found: views are compared by their local features."""
+    del config, run
+    return Prepared(matched, lambda point_map: None, {})
+
+
 def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensors:
+    """A map whose views are compared by their local features: `build_prepared_map` says more."""
+    return build_prepared_map(views, config, run, by_aggregated_features)
+
+
+def build_prepared_map(
+    views: Sequence[View], config: MatchingConfig, run: Run, prepare: Prepare
+) -> Tensors:
     """Build a map of the distinct views, and learn from some of them how sure its answers are.
 
     Raises:
@@ -39,29 +73,49 @@ def build_map(views: Sequence[View], config: MatchingConfig, run: Run) -> Tensor
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
     run.log.info(f"{len(kept)} of {len(views)} views are distinct")
     matched = match_views([views[index] for index in kept], config, run)
-    point_map = build_point_map(matched, config, run)
-    scale = _covariance_scale(matched, config, run)
+    prepared = prepare(matched, config, run)
+    tensors = pack(build_point_map(prepared.matched, config, run), config, run.seed)
+    scale = _covariance_scale(prepared, config, run)
     run.log.info(
-        f"{len(point_map.points_N3)} points; errors are {scale**0.5:.1f} times their sigmas"
+        f"{len(tensors['points_N3'])} points; errors are {scale**0.5:.1f} times their sigmas"
     )
-    return {**point_map.tensors(), "covariance_scale": torch.tensor(scale)}
+    return {**tensors, **prepared.tensors, "covariance_scale": torch.tensor(scale)}
 
 
 def open_map(tensors: Tensors, config: MatchingConfig, run: Run) -> Localizer:
     """The localizer of what `build_map` returned."""
-    tensors = dict(tensors)
-    scale = float(tensors.pop("covariance_scale"))
-    return MatchingLocalizer(PointMap.from_tensors(tensors), scale, config, run)
+    return open_prepared_map(tensors, config, run, lambda point_map: None)
 
 
-def _covariance_scale(matched: MatchedViews, config: MatchingConfig, run: Run) -> float:
+def open_prepared_map(
+    tensors: Tensors,
+    config: MatchingConfig,
+    run: Run,
+    propose: Callable[[PointMap], Propose | None],
+) -> Localizer:
+    """The localizer of what `build_prepared_map` returned.
+
+    Args:
+        tensors: the map.
+        config: of the map.
+        run: device, seed.
+        propose: the map's points to its first matches, as `Prepared.propose` was.
+    """
+    point_map = unpack(tensors)
+    scale = float(tensors["covariance_scale"])
+    return MatchingLocalizer(point_map, scale, config, run, propose(point_map))
+
+
+def _covariance_scale(prepared: Prepared, config: MatchingConfig, run: Run) -> float:
     """Of a map without some of the views, which are then asked for; 1 where none can be spared."""
+    matched = prepared.matched
     num_views = len(matched.views)
     trials = left_out(num_views, _VIEWS_PER_TRIAL, _MAX_TRIALS)
     rest = matched.only([view for view in range(num_views) if view not in trials])
     try:
-        localizer = MatchingLocalizer(build_point_map(rest, config, run), 1.0, config, run)
+        point_map = unpack(pack(build_point_map(rest, config, run), config, run.seed))
     except InputError:
         # The rest has no points of its own, though all views together have.
         return 1.0
+    localizer = MatchingLocalizer(point_map, 1.0, config, run, prepared.propose(point_map))
     return covariance_scale(localizer, [matched.views[number] for number in trials], run)

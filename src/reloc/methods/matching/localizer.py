@@ -8,7 +8,7 @@ al., "Efficient and effective prioritized matching for large-scale image-based l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from scipy.spatial import KDTree
@@ -31,13 +31,48 @@ _NUM_NEAR = 4
 # `benchmarks/confidence.py`.
 _HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 9.29, 2.66
 # Distances above which two descriptors are of different things: RootSIFT of length 512, bits of
-# ORB.
+# ORB, learned ones of length 256.
 _MAX_DESCRIPTOR_DISTANCE = {"sift": 300.0, "orb": 56.0}
+_MAX_LEARNED_DISTANCE = 230.0
+
+Propose = Callable[[Query, LocalFeatures], Iterable[Tensor]]
+"""A query and its features to matches (M, 2) of keypoints and points of the map, best first; a next
+set of matches is asked for where too few of the last one agree on a pose."""
+ImageVector = Callable[[Query, LocalFeatures], Tensor]
+"""A query and its features to what it is compared with the map's image vectors by."""
 
 
 def confidence(num_inliers: int) -> float:
     """Probability that a pose is right on which `num_inliers` matches of the first round agree."""
     return 1 / (1 + (num_inliers / _HALF_SURE_INLIERS) ** -_CONFIDENCE_SLOPE)
+
+
+def by_similar_views(
+    point_map: PointMap, config: MatchingConfig, image_vector: ImageVector | None = None
+) -> Propose:
+    """Matches with the points that the most similar views saw, and then with more views' points.
+
+    Args:
+        point_map: the map.
+        config: of the map.
+        image_vector: None: aggregated local features, as `mapping.match_views` describes views.
+    """
+
+    def aggregated(query: Query, features: LocalFeatures) -> Tensor:
+        del query
+        return aggregate(as_vectors(features.descriptors_ND), point_map.vocabulary_KD)
+
+    def propose(query: Query, features: LocalFeatures) -> Iterator[Tensor]:
+        vector_L = (image_vector or aggregated)(query, features)
+        for count in (config.num_retrieved, 4 * config.num_retrieved):
+            seen_P = point_map.points_seen_by(point_map.similar_views(vector_L, count))
+            matches_M2 = match_nearest(
+                features.descriptors_ND, point_map.descriptors_ND[seen_P], config.max_ratio
+            )
+            matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
+            yield matches_M2
+
+    return propose
 
 
 class MatchingLocalizer:
@@ -48,15 +83,22 @@ class MatchingLocalizer:
         covariance_scale: by which the poses are less certain than their Jacobians say.
         config: of the map.
         run: its seed is that of the robust estimation.
+        propose: first matches; None: those with points that similar views saw.
     """
 
     def __init__(
-        self, point_map: PointMap, covariance_scale: float, config: MatchingConfig, run: Run
+        self,
+        point_map: PointMap,
+        covariance_scale: float,
+        config: MatchingConfig,
+        run: Run,
+        propose: Propose | None = None,
     ) -> None:
         self._map = point_map
         self._covariance_scale = covariance_scale
         self._config = config
         self._seed = run.seed
+        self._propose = propose or by_similar_views(point_map, config)
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
         """One estimate for each query, in order."""
@@ -90,14 +132,8 @@ class MatchingLocalizer:
         None where fewer than `absolute.MIN_INLIERS` agree. The matches know nothing of a pose yet.
         """
         camera, features = describe(query.image, query.camera, self._config)
-        vector_L = aggregate(as_vectors(features.descriptors_ND), self._map.vocabulary_KD)
         pose = None
-        for count in (self._config.num_retrieved, 4 * self._config.num_retrieved):
-            seen_P = self._map.points_seen_by(self._map.similar_views(vector_L, count))
-            matches_M2 = match_nearest(
-                features.descriptors_ND, self._map.descriptors_ND[seen_P], self._config.max_ratio
-            )
-            matches_M2[:, 1] = seen_P[matches_M2[:, 1]]
+        for matches_M2 in self._propose(query, features):
             pose = self._pose(features, matches_M2, camera, self._config.max_error_px)
             if pose is not None and pose.num_inliers >= self._config.min_inliers:
                 break
@@ -121,8 +157,9 @@ class MatchingLocalizer:
         distance_C = descriptor_distance(
             features.descriptors_ND[keypoint_C], self._map.descriptors_ND[point_C]
         )
+        limit = _MAX_DESCRIPTOR_DISTANCE.get(self._config.features, _MAX_LEARNED_DISTANCE)
         order_C = distance_C.argsort(stable=True)
-        order_C = order_C[distance_C[order_C] < _MAX_DESCRIPTOR_DISTANCE[self._config.features]]
+        order_C = order_C[distance_C[order_C] < limit]
         order_C = order_C[_first_of_each(point_C[order_C])]
         order_C = order_C[_first_of_each(keypoint_C[order_C])]
         return torch.stack([keypoint_C[order_C], point_C[order_C]], dim=1)

@@ -22,7 +22,7 @@ class PointMap:
             coordinates
             of a whole country.
         points_N3: float32, from the origin.
-        descriptors_ND: uint8, as `LocalFeatures` has them.
+        descriptors_ND: as `LocalFeatures` has them.
         vocabulary_KD: float32, words of the image index.
         image_vectors_VL: int8, the views' VLAD vectors times 127 over their largest element.
         view_names: of the V views.
@@ -47,7 +47,8 @@ class PointMap:
     @staticmethod
     def from_tensors(tensors: Tensors) -> PointMap:
         """The inverse of `tensors`."""
-        kept = {name: value for name, value in tensors.items() if name != "view_names"}
+        names = {entry.name for entry in fields(PointMap)} - {"view_names"}
+        kept = {name: value for name, value in tensors.items() if name in names}
         return PointMap(**kept, view_names=tensor_to_text(tensors["view_names"]))
 
     @cached_property

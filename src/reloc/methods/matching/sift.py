@@ -18,6 +18,14 @@ METHOD = Method(
     localizer=open_map,
     presets={
         "orb": replace(MatchingConfig(), features="orb", max_keypoints=4000, max_ratio=0.9),
+        # Small maps: points that cover the views; most descriptors of 16 bytes, a few whole.
+        "hybridsc": replace(
+            MatchingConfig(),
+            points_per_view=250,
+            descriptor_bytes=16,
+            full_points_per_view=20,
+            vocabulary=16,
+        ),
     },
     uses_depth=True,
 )

@@ -11,9 +11,11 @@ from functools import partial
 from statistics import median
 
 import torch
+from torch import Tensor
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.retrieval import family
+from reloc.nn.descriptors.descriptor import describe_views
 from reloc.nn.descriptors.thumbnail import describe_thumbnail
 from reloc.scenes.scene import View
 
@@ -39,16 +41,22 @@ def build_map(views: Sequence[View], config: ThumbnailConfig, run: Run) -> Tenso
     """Thumbnails of the mapping images, and their poses."""
     aspect = median(view.camera.width / view.camera.height for view in views)
     size = _thumbnail_size(aspect, config.num_pixels)
-    describe = partial(describe_thumbnail, size=size, blur_px=config.blur_px)
-    return {**family.build_map(views, describe, run), "size": torch.tensor(size)}
+    describe = partial(_describe, size=size, blur_px=config.blur_px)
+    vectors_ND = describe_views(describe, views, run)
+    return {**family.map_of_vectors(views, vectors_ND), "size": torch.tensor(size)}
 
 
 def localizer(tensors: Tensors, config: ThumbnailConfig, run: Run) -> Localizer:
     """Answers by the most similar thumbnail."""
     del run
     width, height = tensors["size"].tolist()
-    describe = partial(describe_thumbnail, size=(width, height), blur_px=config.blur_px)
+    describe = partial(_describe, size=(width, height), blur_px=config.blur_px)
     return family.RetrievalLocalizer(tensors, describe)
+
+
+def _describe(image: Tensor, size: tuple[int, int], blur_px: float) -> Tensor:
+    found = describe_thumbnail(image, size, blur_px)
+    return torch.zeros(size[0] * size[1]) if found is None else found
 
 
 def _thumbnail_size(aspect: float, num_pixels: int) -> tuple[int, int]:

@@ -1,0 +1,81 @@
+"""The codes of an image on the shared encoder, for descriptors that pool them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from reloc.contract import Run
+from reloc.input_error import InputError
+from reloc.maps import tensor_to_text, text_to_tensor
+from reloc.nn.encoder import STRIDE, grey_from_rgb
+from reloc.nn.precision import autocast
+from reloc.nn.weights import EncoderName, encoder_path, encoder_sha256, load_encoder
+
+_SHA256 = "encoder_sha256"
+# Standard deviation, in grey values, below which an image shows nothing: black, or overexposed.
+_MIN_CONTRAST = 1.0
+# A longer side is at most so many times the shorter one that was asked for.
+_MAX_ASPECT = 4
+
+
+class ImageCodes:
+    """An image to the codes of its cells."""
+
+    def __init__(self, encoder: EncoderName, short_side_px: int) -> None:
+        self._name: EncoderName = encoder
+        self._encoder = load_encoder(encoder_path(encoder), encoder)
+        self._short_side_px = short_side_px
+
+    @property
+    def width(self) -> int:
+        """C, the length of a code."""
+        return self._encoder.size.code
+
+    @torch.no_grad()
+    def __call__(self, image_3HW: Tensor) -> Tensor | None:
+        """(N, C) float32 with mean square 1, of an image (3, H, W) uint8 RGB.
+
+        None where the image has no contrast. On the processor, whatever the device of a run: one
+        image at a time, so that an answer does not depend on its company.
+        """
+        grey_HW = _resized(grey_from_rgb(image_3HW)[0].numpy(), self._short_side_px)
+        if grey_HW.std() < _MIN_CONTRAST:
+            return None
+        grey_11HW = torch.from_numpy(grey_HW)[None, None].float() / 255
+        with autocast(Run()):
+            codes_1Chw = self._encoder(grey_11HW.contiguous(memory_format=torch.channels_last))
+        return codes_1Chw[0].float().flatten(1).T.contiguous()
+
+    def state(self) -> dict[str, Tensor]:
+        """Which weights the codes are of."""
+        return {_SHA256: text_to_tensor([encoder_sha256(self._name)])}
+
+    @staticmethod
+    def from_state(
+        state: Mapping[str, Tensor], encoder: EncoderName, short_side_px: int
+    ) -> ImageCodes:
+        """As what was fitted on them was made with.
+
+        Raises:
+            InputError: the encoder is another one now.
+        """
+        if tensor_to_text(state[_SHA256]) != [encoder_sha256(encoder)]:
+            raise InputError(
+                f"the map was built with another {encoder} encoder than this installation has: "
+                "build it again"
+            )
+        return ImageCodes(encoder, short_side_px)
+
+
+def _resized(grey_HW: np.ndarray, short_side_px: int) -> np.ndarray:
+    scale = min(
+        short_side_px / min(grey_HW.shape), _MAX_ASPECT * short_side_px / max(grey_HW.shape)
+    )
+    size = [max(STRIDE, round(side * scale)) for side in grey_HW.shape[::-1]]
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(grey_HW, size, interpolation=interpolation)

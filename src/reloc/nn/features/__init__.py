@@ -1,0 +1,1 @@
+"""Learned detectors and descriptors of local features, each with its network."""
