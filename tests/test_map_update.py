@@ -115,6 +115,29 @@ def test_what_changed_is_shown_as_a_table(
     assert f"reloc localize {out}" in text
 
 
+def test_what_a_method_says_of_its_results_is_shown_and_its_steps_are_not(
+    places: _Places,
+    learner: Method[ThumbnailConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def talking(views: Sequence[View], config: ThumbnailConfig, run: Run) -> Tensors:
+        run.log.info("step %d", 3, extra={"step": 3})
+        run.log.info("two of three are right")
+        run.log.warning("one is dark")
+        return thumbnail.build_map(views, config, run)
+
+    row = replace(learner, build_map=talking)
+    monkeypatch.setattr(sys.modules[METHODS["learner"]], "METHOD", row)
+    capfd.readouterr()
+    words = ["map", "learner", str(places.old), "--out", str(places.map.with_name("talked"))]
+    assert main([*words, "--json"]) == 0
+    shown = capfd.readouterr()
+    assert json.loads(shown.out)["log"] == ["two of three are right"]
+    assert "one is dark" in shown.err
+    assert "step 3" not in shown.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -1,7 +1,13 @@
 """Scenes side by side."""
 
-import torch
+from pathlib import Path
 
+import pytest
+import torch
+from written_scenes import WRITERS
+
+from reloc.input_error import InputError
+from reloc.scenes import LoadOptions, load_scene
 from reloc.scenes.composite import composite
 from reloc.scenes.scene import Scene
 
@@ -28,3 +34,49 @@ def test_inside_a_scene_nothing_changes_and_scenes_lie_apart(small_room: Scene) 
         relative = new.cam_from_world @ both.mapping[0].cam_from_world.inverse()
         before = old.cam_from_world @ small_room.mapping[0].cam_from_world.inverse()
         torch.testing.assert_close(relative.matrix, before.matrix, rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def campus(tmp_path: Path) -> Path:
+    """A folder that lists two scenes of different layouts."""
+    for layout in ("colmap", "mapfree"):
+        (tmp_path / layout).mkdir()
+        WRITERS[layout](tmp_path / layout)
+    (tmp_path / "campus").mkdir()
+    text = f"# two places\n../colmap\n{tmp_path / 'mapfree'}\n"
+    (tmp_path / "campus" / "scenes.txt").write_text(text)
+    return tmp_path / "campus"
+
+
+def test_a_list_of_scenes_is_a_scene(campus: Path) -> None:
+    listed = load_scene(campus, LoadOptions())
+    single = [load_scene(campus.parent / name, LoadOptions()) for name in ("colmap", "mapfree")]
+    assert listed.name == "campus"
+    # The unit of one is unknown.
+    assert not listed.metric
+    for kind in ("mapping", "queries"):
+        names = [f"{scene.name}/{view.name}" for scene in single for view in getattr(scene, kind)]
+        assert [view.name for view in getattr(listed, kind)] == names
+    for view in (*listed.mapping, *listed.queries):
+        assert view.read_image().shape[1:] == (view.camera.height, view.camera.width)
+    # Options hold for each scene.
+    focals = load_scene(campus, LoadOptions(focal=77.0)).mapping
+    assert all(view.camera.focal.tolist() == [77.0, 77.0] for view in focals)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("../colmap\n", "lists 1 scenes"),
+        ("../colmap\n../nowhere\n", "nowhere: no such folder"),
+        ("../colmap\n../campus/../colmap\n", "is listed 2 times"),
+        ("../colmap\n../campus\n", "lists scenes itself"),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused_in_one_line(
+    campus: Path, text: str, said: str
+) -> None:
+    (campus / "scenes.txt").write_text(text)
+    with pytest.raises(InputError, match=said) as caught:
+        load_scene(campus, LoadOptions())
+    assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "reloc.commands.export",
     "bench": "reloc.commands.bench",
     "report": "reloc.commands.report",
+    "relate": "reloc.commands.relate",
     "pretrain": "reloc.commands.pretrain",
     "demo": "reloc.commands.demo",
 }
@@ -34,6 +35,7 @@ reloc: given photos whose poses are known, say where a new photo was taken, and 
   reloc export ESTIMATES --format FORMAT --out FILE  the answers for other tools
   reloc bench --methods A B --scenes S T --out ROWS  all of it, for a table of methods and scenes
   reloc report ROWS --out FOLDER                     the page with tables, curves and pictures
+  reloc relate A B                                   where photo B was taken, as seen from A
   reloc pretrain encoder --out FOLDER                train what maps of many scenes share
 
 Your own photos, with a COLMAP model, a transforms.json or a list of poses beside them:

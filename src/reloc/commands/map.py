@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -106,7 +108,8 @@ def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answe
     }
     with unfinished_work(arguments.out, asked) as folder:
         run = dataclasses.replace(run, checkpoint_folder=folder)
-        map_ = steps.build_map(arguments.method, scene, arguments.config, run)
+        with _heard(run.log) as said:
+            map_ = steps.build_map(arguments.method, scene, arguments.config, run)
         map_.save(arguments.out)
     source = map_.provenance
     values = {
@@ -124,15 +127,45 @@ def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answe
         "hardware": source.hardware,
         "commit": source.commit,
         "notes": list(scene.notes),
+        "log": said,
     }
     again = scene_words(arguments.scene, arguments.load)
     lines = [f"note: {note}" for note in scene.notes]
+    lines += said
     lines += [
         f"{arguments.out}: map of {source.scene} by {arguments.method}, {source.num_views} views, "
         f"{map_.megabytes:.1f} MB, {source.seconds:.1f} s",
         f"ask it: reloc localize {arguments.out} {again} --out estimates.jsonl",
     ]
     return Answer(values, lines)
+
+
+class _Results(logging.Handler):
+    """Keeps what a method says of its results; warnings are shown at once, as without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Steps of a training are no results."""
+        if record.levelno >= logging.WARNING and logging.lastResort:
+            logging.lastResort.handle(record)
+        elif not hasattr(record, "step"):
+            self.said.append(record.getMessage())
+
+
+@contextmanager
+def _heard(log: logging.Logger) -> Iterator[list[str]]:
+    """What is logged in the block, but for the steps of trainings."""
+    results, level = _Results(), log.level
+    log.addHandler(results)
+    log.setLevel(logging.INFO)
+    try:
+        yield results.said
+    finally:
+        log.setLevel(level)
+        log.removeHandler(results)
 
 
 def _update(arguments: UpdateArguments, progress: Progress) -> Answer:

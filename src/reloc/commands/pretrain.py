@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,13 @@ import tyro
 
 from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.options import Machine, MachineOptions, start_run
+from reloc.methods.forests.adaptive_forest import PretrainForestConfig
+from reloc.methods.forests.adaptive_forest import pretrain as pretrain_forest
 from reloc.progress import Progress
+from reloc.scenes.scene import View
+from reloc.scenes.synthetic import synthetic_scene
 from reloc.training.pretrain_encoder import PretrainEncoderConfig, pretrain_encoder
+from reloc.training.room_pairs import FIRST_TRAINING_SEED
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,54 @@ class PretrainArguments(CommonArguments):
     )
 
 
-def _run(arguments: PretrainArguments, progress: Progress) -> Answer:
+@dataclass(frozen=True)
+class PretrainForestArguments(CommonArguments):
+    """Grow the trees that maps of adaptive-forest share, on rendered rooms, in minutes.
+
+    FOLDER gets the trees, and a .json of what they are made of.
+    """
+
+    what: Annotated[tyro.conf.Positional[Literal["adaptive-forest"]], tyro.conf.arg(metavar="WHAT")]
+    """adaptive-forest: pixels of a picture with depth to leaves."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the trees."""
+    machine: Machine = field(default_factory=MachineOptions)
+    config: Annotated[PretrainForestConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainForestConfig
+    )
+
+
+def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | None:
+    """What to parse, and what the usage calls the program."""
+    if words and words[0] == "adaptive-forest":
+        return PretrainForestArguments, "reloc pretrain"
+    return None
+
+
+def _grow(arguments: PretrainForestArguments, progress: Progress) -> Answer:
+    config = arguments.config
+    run = start_run(arguments.machine, progress)
+    width = config.short_side_px * 4 // 3
+
+    def room(number: int) -> Sequence[View]:
+        seed = FIRST_TRAINING_SEED + number
+        return synthetic_scene(seed, config.views_per_room, 0, width, config.short_side_px).mapping
+
+    path = pretrain_forest(map(room, range(config.num_rooms)), config, arguments.out, run)
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    size_mb = path.stat().st_size / 1e6
+    return Answer(
+        {"weights": str(path), "mb": size_mb, **record},
+        [
+            f"{path}: {size_mb:.1f} MB, {record['leaves']} leaves",
+            f"what it is made of: {path.with_suffix('.json')}",
+        ],
+    )
+
+
+def _run(arguments: PretrainArguments | PretrainForestArguments, progress: Progress) -> Answer:
+    if isinstance(arguments, PretrainForestArguments):
+        return _grow(arguments, progress)
     run = start_run(arguments.machine, progress)
     with _log_file(run.log, arguments.out / "log.txt"):
         path = pretrain_encoder(arguments.config, arguments.out, run)
@@ -76,6 +128,8 @@ COMMAND = Command(
         "reloc pretrain encoder --out encoder",
         "reloc pretrain encoder --out encoder --size small --steps 40000",
         "reloc pretrain encoder --out with-photos --photos data/photos --num-pictures 0",
+        "reloc pretrain adaptive-forest --out forest",
     ],
-    interrupted="the same command goes on from the checkpoint in --out",
+    refine=_arguments_for,
+    interrupted="the same command goes on from the checkpoint in --out, where it writes one",
 )

@@ -11,8 +11,24 @@ from reloc.input_error import InputError
 
 METHODS = {
     "thumbnail": "reloc.methods.retrieval.thumbnail",
+    "gist": "reloc.methods.retrieval.gist",
+    "bow": "reloc.methods.retrieval.bow",
+    "densevlad": "reloc.methods.retrieval.densevlad",
+    "densevlad-inter": "reloc.methods.retrieval.densevlad_inter",
+    "netvlad": "reloc.methods.retrieval.netvlad",
     "sift": "reloc.methods.matching.sift",
+    "active-search": "reloc.methods.matching.active_search",
+    "r2d2": "reloc.methods.matching.r2d2",
+    "hloc": "reloc.methods.matching.hloc",
     "ace": "reloc.methods.coordinates.ace",
+    "dsacstar": "reloc.methods.coordinates.dsacstar",
+    "dsacpp": "reloc.methods.coordinates.dsacpp",
+    "dsac": "reloc.methods.coordinates.dsac",
+    "esac": "reloc.methods.coordinates.esac",
+    "src": "reloc.methods.coordinates.src",
+    "scorf": "reloc.methods.forests.scorf",
+    "rgb-forest": "reloc.methods.forests.rgb_forest",
+    "nn-net": "reloc.methods.relative.nn_net",
 }
 
 

@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 
 from reloc.input_error import InputError
+from reloc.scenes.composite import SCENES_LIST, load_composite
 from reloc.scenes.layout import Layout
 from reloc.scenes.options import LoadOptions
 from reloc.scenes.scene import Scene
@@ -48,6 +49,9 @@ def get_layout(name: str) -> Layout:
 def load_scene(path: Path, options: LoadOptions) -> Scene:
     """Read a scene. Pixels are not read, but every image's header is.
 
+    A folder with a `scenes.txt`, which lists other folders, is read as all of those side by side;
+    the options are for each of them.
+
     Raises:
         InputError: nothing is recognised, an option has no meaning here, or what is there cannot be
             used.
@@ -56,6 +60,8 @@ def load_scene(path: Path, options: LoadOptions) -> Scene:
         raise InputError(f"{path}: no such folder")
     if not path.is_dir():
         raise InputError(f"{path} is a file: give the folder of the scene")
+    if options.layout is None and (path / SCENES_LIST).is_file():
+        return load_composite(path, lambda scene: load_scene(scene, options))
     if options.layout is not None:
         layout, others = get_layout(options.layout), []
     else:

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
 from reloc.scenes.scene import Scene, View
+from reloc.scenes.text import read_lines
+
+# A folder with this file is not a scene by itself: the file lists the folders of scenes.
+SCENES_LIST = "scenes.txt"
+
+
+def load_composite(folder: Path, load: Callable[[Path], Scene]) -> Scene:
+    """The scenes that a folder's `scenes.txt` lists, a path a line, side by side.
+
+    Args:
+        folder: paths that are not absolute begin here.
+        load: reads one scene.
+
+    Raises:
+        InputError: fewer than two scenes are listed, one is listed twice or is a list itself, or
+            one cannot be read.
+    """
+    lines = read_lines(folder / SCENES_LIST)
+    if len(lines) < 2:
+        raise InputError(
+            f"{folder / SCENES_LIST} lists {len(lines)} scenes: write the paths of two or more, "
+            "one a line"
+        )
+    paths = [(folder / line.text).resolve() for line in lines]
+    scenes = []
+    for line, path in zip(lines, paths, strict=True):
+        if paths.count(path) > 1:
+            raise InputError(f"{line.where}: {line.text} is listed {paths.count(path)} times")
+        if (path / SCENES_LIST).is_file():
+            raise InputError(f"{line.where}: {line.text} lists scenes itself: list them here")
+        scenes.append(load(path))
+    joined = composite(scenes)
+    notes = [f"{scene.name}: {note}" for scene in scenes for note in scene.notes]
+    return replace(joined, name=folder.resolve().name, notes=notes)
 
 
 def composite(scenes: Sequence[Scene], gap: float = 10.0) -> Scene:

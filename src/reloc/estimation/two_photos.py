@@ -1,0 +1,128 @@
+"""Two photos to the pose of one in the frame of the other, by local features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import torch
+from torch import Tensor
+
+from reloc.estimation.matching import match_mutual
+from reloc.estimation.relative import (
+    Correspondences,
+    RelativePose,
+    RelativeSolver,
+    estimate_relative_pose,
+)
+from reloc.nn.local_features import FeatureKind, LocalFeatures, extract_features
+from reloc.scenes.scene import Query
+
+
+@dataclass(frozen=True)
+class TwoPhotosConfig:
+    """How two photos are matched.
+
+    Attributes:
+        features: detector and descriptor.
+        max_side_px: larger photos are reduced to this longer side.
+        max_keypoints: strongest keypoints of each.
+        max_ratio: nearest over second nearest distance up to which a match counts.
+        max_error_px: of the reduced photos, up to which a match agrees with a pose.
+        solver: None: PnP where a photo has depth, else the essential matrix.
+    """
+
+    features: FeatureKind = "sift"
+    max_side_px: int = 1600
+    max_keypoints: int = 4000
+    max_ratio: float = 0.8
+    max_error_px: float = 1.5
+    solver: RelativeSolver | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DescribedPhoto:
+    """A photo reduced to its keypoints.
+
+    Attributes:
+        features: keypoints in pixels of the photo as it is.
+        depth_N: at the keypoints, NaN where unknown; None: the photo has no depth.
+        query: the photo.
+        pixel: of the reduced photo, in pixels of the photo.
+    """
+
+    features: LocalFeatures
+    depth_N: Tensor | None
+    query: Query
+    pixel: float
+
+
+def describe_photo(photo: Query, config: TwoPhotosConfig) -> DescribedPhoto:
+    """Keypoints of a photo."""
+    image, pixel = photo.image, max(photo.image.shape[-2:]) / config.max_side_px
+    if pixel > 1:
+        size = [max(1, round(side / pixel)) for side in image.shape[:0:-1]]
+        pixels = image.permute(1, 2, 0).contiguous().numpy()
+        reduced = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        image = torch.from_numpy(reduced).permute(2, 0, 1)
+    features = extract_features(image, config.features, config.max_keypoints)
+    scale_2 = torch.tensor(photo.image.shape[:0:-1]) / torch.tensor(image.shape[:0:-1])
+    in_photo = LocalFeatures(
+        features.keypoints_N2 * scale_2, features.descriptors_ND, features.scales_N
+    )
+    depth_N = None
+    if photo.depth is not None:
+        columns, rows = in_photo.keypoints_N2.long().unbind(-1)
+        height, width = photo.depth.shape
+        depth_N = photo.depth[rows.clamp(0, height - 1), columns.clamp(0, width - 1)].float()
+        depth_N = torch.where(depth_N > 0, depth_N, torch.nan)
+    return DescribedPhoto(in_photo, depth_N, photo, max(pixel, 1.0))
+
+
+def relate_photos(
+    first: DescribedPhoto, second: DescribedPhoto, config: TwoPhotosConfig, seed: int = 0
+) -> tuple[RelativePose | None, Correspondences]:
+    """The pose of the second photo's camera in the frame of the first, and the matches it rests on.
+
+    By PnP where the first photo has depth, with the photos exchanged where only the second has;
+    else by the essential matrix, and up to scale. None where the matches agree on no pose.
+    """
+    matches_M2 = match_mutual(
+        first.features.descriptors_ND, second.features.descriptors_ND, config.max_ratio
+    )
+    seen = _correspondences(first, second, matches_M2)
+    max_error_px = config.max_error_px * max(first.pixel, second.pixel)
+    solver = config.solver
+    if solver is None:
+        has_depth = seen.depth0_N is not None or seen.depth1_N is not None
+        solver = "pnp" if has_depth else "essential"
+    if solver == "pnp" and seen.depth0_N is None:
+        exchanged = _correspondences(second, first, matches_M2.flip(1))
+        found = estimate_relative_pose(exchanged, solver, max_error_px, seed)
+        return found and _inverted(found), seen
+    return estimate_relative_pose(seen, solver, max_error_px, seed), seen
+
+
+def _correspondences(
+    first: DescribedPhoto, second: DescribedPhoto, matches_M2: Tensor
+) -> Correspondences:
+    index0_M, index1_M = matches_M2.unbind(1)
+    return Correspondences(
+        first.features.keypoints_N2[index0_M],
+        second.features.keypoints_N2[index1_M],
+        first.query.camera,
+        second.query.camera,
+        None if first.depth_N is None else first.depth_N[index0_M],
+        None if second.depth_N is None else second.depth_N[index1_M],
+    )
+
+
+def _inverted(found: RelativePose) -> RelativePose:
+    return RelativePose(
+        found.cam1_from_cam0.inverse(),
+        found.has_scale,
+        found.inliers_N,
+        found.parallax_deg,
+        found.camera1,
+        found.camera0,
+    )

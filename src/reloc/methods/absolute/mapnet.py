@@ -1,0 +1,67 @@
+"""MapNet: a network of single images, learned also by how its poses differ along a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from reloc.contract import Method
+from reloc.methods.absolute.family import TINY, Shape
+from reloc.methods.absolute.sequences import (
+    SequenceConfig,
+    SequenceDesign,
+    answer_in_clips,
+    steps_of,
+    with_steps_objective,
+)
+from reloc.nn.pose_layers import ImageVector, PoseHead
+from reloc.nn.pose_losses import PredictedPose, RelativeLoss
+from reloc.nn.rotations import RotationName
+
+
+@dataclass(frozen=True)
+class MapNetConfig(SequenceConfig):
+    """Settings of MapNet; `paper` has the width and the spacing of the paper."""
+
+    rotation: RotationName = "log-quaternion"
+    """How rotations are written."""
+    clip_length: int = 3
+    """Frames that are learned together."""
+    max_skip: int = 10
+    """Most mapping views from one frame of a clip to the next."""
+    batch_size: int = 20
+    """Clips of a step."""
+
+
+class MapNet(nn.Module):
+    """Image vector to position and rotation; the loss of the steps has weights of its own."""
+
+    def __init__(self, shape: Shape, config: MapNetConfig) -> None:
+        super().__init__()
+        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
+        self.head = PoseHead(config.width, config.rotation)
+        self.relative = RelativeLoss(config.loss, config.rotation, "difference")
+
+    def forward(self, maps_BTChw: Tensor) -> PredictedPose:
+        """Poses (B * T) of clips, each frame for itself."""
+        return self.head(self.vector(maps_BTChw.flatten(0, 1)))
+
+
+build_map, localizer = steps_of(SequenceDesign(MapNet, with_steps_objective, answer_in_clips))
+
+METHOD = Method(
+    name="mapnet",
+    family="absolute",
+    summary="Learns poses and their differences along a sequence; pose graph on demand.",
+    paper="Brahmbhatt et al., Geometry-Aware Learning of Maps for Camera Localization, CVPR 2018",
+    config=MapNetConfig,
+    tiny=MapNetConfig(**{**TINY, "batch_size": 11}),
+    build_map=build_map,
+    localizer=localizer,
+    context="sequence",
+    presets={
+        "pgo": MapNetConfig(pgo=True),
+        "paper": MapNetConfig(width=2048, pgo_window=7),
+    },
+)

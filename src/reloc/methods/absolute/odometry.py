@@ -1,0 +1,59 @@
+"""Visual odometry between the frames of a query: turns, and directions without a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from reloc.contract import Run
+from reloc.estimation.matching import match_mutual
+from reloc.estimation.relative import Correspondences, estimate_relative_pose
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.nn.local_features import extract_features
+from reloc.scenes.scene import Query
+
+_MAX_KEYPOINTS = 1000
+_MIN_INLIERS = 25
+# Below this parallax the direction of the motion is a matter of noise.
+_MIN_PARALLAX_DEG = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """How the camera moved from one frame to another.
+
+    Attributes:
+        first: index of a frame.
+        second: of a later one.
+        second_from_first: its translation is of length 1.
+        has_direction: whether that is known; the turn always is.
+    """
+
+    first: int
+    second: int
+    second_from_first: Rigid3d
+    has_direction: bool
+
+
+def frame_to_frame(frames: Sequence[Query], run: Run) -> list[Motion]:
+    """Motions from each frame to the next, where enough points are matched."""
+    features = [extract_features(frame.image, "orb", _MAX_KEYPOINTS) for frame in frames]
+    motions = []
+    for first in range(len(frames) - 1):
+        second = first + 1
+        pairs_K2 = match_mutual(features[first].descriptors_ND, features[second].descriptors_ND)
+        if len(pairs_K2) < _MIN_INLIERS:
+            continue
+        found = estimate_relative_pose(
+            Correspondences(
+                features[first].keypoints_N2[pairs_K2[:, 0]].double(),
+                features[second].keypoints_N2[pairs_K2[:, 1]].double(),
+                frames[first].camera,
+                frames[second].camera,
+            ),
+            seed=run.seed,
+        )
+        if found is not None and found.num_inliers >= _MIN_INLIERS:
+            has_direction = found.parallax_deg >= _MIN_PARALLAX_DEG
+            motions.append(Motion(first, second, found.cam1_from_cam0, has_direction))
+    return motions

@@ -1,0 +1,48 @@
+"""PoseNet with learned weights: how much a metre and a turn cost is learned with the poses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from reloc.contract import Method
+from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.nn.pose_layers import ImageVector, PoseHead
+from reloc.nn.pose_losses import PredictedPose
+from reloc.nn.rotations import RotationName
+
+
+@dataclass(frozen=True)
+class PoseNetLearnedConfig(AbsoluteConfig):
+    """Settings of PoseNet with learned weights."""
+
+    rotation: RotationName = "quaternion"
+    """How rotations are written."""
+
+
+class PoseNetLearned(nn.Module):
+    """Image vector to position and rotation."""
+
+    def __init__(self, shape: Shape, config: AbsoluteConfig) -> None:
+        super().__init__()
+        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
+        self.head = PoseHead(config.width, config.rotation)
+
+    def forward(self, map_BChw: Tensor) -> PredictedPose:
+        """Poses of feature maps."""
+        return self.head(self.vector(map_BChw))
+
+
+build_map, localizer = steps_of(Design(PoseNetLearned))
+
+METHOD = Method(
+    name="posenet-learned",
+    family="absolute",
+    summary="PoseNet whose loss learns the weights of position and rotation.",
+    paper="Kendall and Cipolla, Geometric Loss Functions for Camera Pose Regression, CVPR 2017",
+    config=PoseNetLearnedConfig,
+    tiny=PoseNetLearnedConfig(**TINY),
+    build_map=build_map,
+    localizer=localizer,
+)

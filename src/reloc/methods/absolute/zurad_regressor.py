@@ -1,0 +1,58 @@
+"""Żurad's Regressor: a plain network, and the logarithm of the quaternion error as its loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from reloc.contract import Method
+from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.nn.pose_layers import ImageVector, PoseHead
+from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
+from reloc.nn.rotations import RotationName
+
+
+@dataclass(frozen=True)
+class ZuradRegressorConfig(AbsoluteConfig):
+    """Settings of the Regressor. The preset nh has the plain quaternion in its loss."""
+
+    rotation: RotationName = "quaternion"
+    """How rotations are written."""
+    loss: PoseLossConfig = field(
+        default_factory=lambda: PoseLossConfig(
+            distance="quaternion-error", rotation_log_variance=0.0
+        )
+    )
+    """Which loss: QEH, with log-variances that begin at 0."""
+    dropout: float = 0.0
+    """Share of the outputs that are left out in training."""
+
+
+class ZuradRegressor(nn.Module):
+    """Image vector to position and rotation."""
+
+    def __init__(self, shape: Shape, config: ZuradRegressorConfig) -> None:
+        super().__init__()
+        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
+        self.head = PoseHead(config.width, config.rotation)
+
+    def forward(self, map_BChw: Tensor) -> PredictedPose:
+        """Poses of feature maps."""
+        return self.head(self.vector(map_BChw))
+
+
+build_map, localizer = steps_of(Design(ZuradRegressor))
+
+METHOD = Method(
+    name="zurad-regressor",
+    family="absolute",
+    summary="Frozen trunk and one hidden layer, learned by the log of the quaternion error.",
+    paper="Żurad, Deep Convolutional Neural Networks for Camera Relocalization, University of "
+    "Luxembourg 2017",
+    config=ZuradRegressorConfig,
+    tiny=ZuradRegressorConfig(**TINY),
+    build_map=build_map,
+    localizer=localizer,
+    presets={"nh": ZuradRegressorConfig(loss=PoseLossConfig(rotation_log_variance=0.0))},
+)
