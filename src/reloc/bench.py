@@ -149,6 +149,7 @@ def _make_row(task: Task, runs: Path, progress: Progress) -> Row:
         machine_facts = ("device", "threads", "seed", "commit", "hardware", "map_seconds", "map_mb")
         row = {**evaluated, **row, "scene": evaluated["scene"]}
         row |= {key: mapped[key] for key in machine_facts}
+        row["map_log"] = mapped["log"]
         row["stage_ms"] = localized["stage_ms"]
         row["peak_rss_mb"] = max(mapped["peak_rss_mb"], localized["peak_rss_mb"])
     except _StepError as failure:

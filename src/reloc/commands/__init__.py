@@ -16,6 +16,8 @@ COMMANDS = {
     "localize": "reloc.commands.localize",
     "evaluate": "reloc.commands.evaluate",
     "export": "reloc.commands.export",
+    "explain": "reloc.commands.explain",
+    "search": "reloc.commands.search",
     "bench": "reloc.commands.bench",
     "report": "reloc.commands.report",
     "relate": "reloc.commands.relate",
@@ -33,6 +35,8 @@ reloc: given photos whose poses are known, say where a new photo was taken, and 
   reloc localize MAP SCENE|IMAGES --out FILE         ask where images were taken
   reloc evaluate ESTIMATES SCENE                     compare the answers with the truth
   reloc export ESTIMATES --format FORMAT --out FILE  the answers for other tools
+  reloc explain MAP IMAGE --out PICTURE              which pixels a regressed pose hangs on
+  reloc search METHOD SCENE --out STUDY              settings that do well on views held back
   reloc bench --methods A B --scenes S T --out ROWS  all of it, for a table of methods and scenes
   reloc report ROWS --out FOLDER                     the page with tables, curves and pictures
   reloc relate A B                                   where photo B was taken, as seen from A

@@ -143,11 +143,24 @@ def _matrix_from_sines(sin_3: Tensor, cos_3: Tensor) -> Tensor:
 
 
 def _matrix_from_six(numbers_6: Tensor) -> Tensor:
-    """Gram-Schmidt of two columns; numbers that span no plane give no turn."""
-    columns_23 = numbers_6.unflatten(-1, (2, 3))
-    # A little of the identity: also zeros, and parallel columns, are read as some rotation.
-    columns_23 = columns_23 + 1e-6 * torch.eye(3, dtype=numbers_6.dtype)[:2].to(numbers_6.device)
-    return cast(Tensor, roma.special_gramschmidt(columns_23.mT))
+    """Gram-Schmidt of two columns; numbers that span no plane are read as some rotation."""
+    eye_33 = torch.eye(3, dtype=numbers_6.dtype, device=numbers_6.device)
+    first_3, second_3 = numbers_6.split(3, dim=-1)
+    first_3 = _unit_or(first_3, eye_33[0])
+    second_3 = functional.normalize(second_3, dim=-1)
+    second_3 = second_3 - (first_3 * second_3).sum(-1, keepdim=True) * first_3
+    # The axis that is least along the first column stands in for a second that is along it.
+    aside_3 = eye_33[first_3.detach().abs().argmin(-1)]
+    aside_3 = aside_3 - (first_3 * aside_3).sum(-1, keepdim=True) * first_3
+    second_3 = _unit_or(second_3, functional.normalize(aside_3, dim=-1))
+    third_3 = torch.linalg.cross(first_3, second_3)
+    return torch.stack([first_3, second_3, third_3], dim=-1)
+
+
+def _unit_or(vector_3: Tensor, otherwise_3: Tensor) -> Tensor:
+    """Vectors (..., 3) of length 1; others where they have hardly any."""
+    norm = (vector_3.square().sum(-1, keepdim=True) + 1e-24).sqrt()
+    return torch.where(norm > 1e-5, vector_3 / norm, otherwise_3)
 
 
 def _matrix_from_nine(numbers_9: Tensor) -> Tensor:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Shape,
+    steps_of,
+)
 from reloc.nn.pose_layers import ChannelAttention, ImageVector, PoseHead
 from reloc.nn.pose_losses import PredictedPose
 from reloc.nn.rotations import RotationName
@@ -49,5 +56,6 @@ METHOD = Method(
     tiny=AtLocConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
     presets={"paper": AtLocConfig(width=2048)},
 )

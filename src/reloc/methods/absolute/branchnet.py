@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Shape,
+    steps_of,
+)
 from reloc.methods.absolute.looks import Turning
 from reloc.nn.pose_layers import ConvStage, ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
@@ -60,4 +67,5 @@ METHOD = Method(
     tiny=BranchNetConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
 )

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from reloc.contract import Method, PoseEstimate
 from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
     TINY,
     AbsoluteConfig,
     Design,
@@ -152,4 +153,5 @@ METHOD = Method(
     tiny=GPoseNetConfig(**TINY, num_inducing=32),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
 )

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Shape,
+    steps_of,
+)
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
 from reloc.nn.rotations import RotationName
@@ -69,4 +76,5 @@ METHOD = Method(
     tiny=HourglassConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
 )

@@ -143,8 +143,7 @@ class SmallCamera:
         x, y = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
         rays = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(self.matrix).T
         rays = rays @ rotation.T
-        plane = torch.from_numpy(rays[..., :2] / rays[..., 2:])
-        pixels = camera.img_from_cam(plane.reshape(-1, 2)).nan_to_num(-1.0)
+        pixels = camera.img_from_cam(torch.from_numpy(rays.reshape(-1, 3))).nan_to_num(-1.0)
         limits = 2.0 * torch.tensor([camera.width, camera.height])
         pixels = pixels.clamp(min=-limits, max=limits).numpy().astype(np.float32) - 0.5
         pixels = pixels.reshape(self.height, self.width, 2)

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Shape,
+    steps_of,
+)
 from reloc.nn.pose_layers import FourWayLstm, ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
 from reloc.nn.rotations import RotationName
@@ -66,5 +73,6 @@ METHOD = Method(
     tiny=LstmPoseNetConfig(**TINY, hidden=32),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
     presets={"paper": LstmPoseNetConfig(width=2048, grid_rows=32, hidden=256)},
 )

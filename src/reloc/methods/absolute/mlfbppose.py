@@ -11,6 +11,7 @@ from torch.nn import functional
 from reloc.contract import Method
 from reloc.geometry.rotation import angle_between_rad
 from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
     TINY,
     AbsoluteConfig,
     Design,
@@ -120,4 +121,5 @@ METHOD = Method(
     tiny=MlfbpPoseConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
 )

@@ -12,7 +12,15 @@ from torch.nn import functional
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.absolute import family
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Looks, Shape, Step
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Looks,
+    Shape,
+    Step,
+)
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
 from reloc.nn.pose_losses import PredictedPose
 from reloc.nn.rotations import RotationName
@@ -180,5 +188,6 @@ METHOD = Method(
     tiny=MsTransformerConfig(**TINY, model=32, num_heads=2),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
     presets={"paper": MsTransformerConfig(model=256, position_layers=6, rotation_layers=4)},
 )

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import TINY, AbsoluteConfig, Design, Shape, steps_of
+from reloc.methods.absolute.family import (
+    RARELY_BEATS_RETRIEVAL,
+    TINY,
+    AbsoluteConfig,
+    Design,
+    Shape,
+    steps_of,
+)
 from reloc.nn.pose_layers import ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
 from reloc.nn.rotations import RotationName
@@ -78,5 +85,6 @@ METHOD = Method(
     tiny=PoseNetConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=RARELY_BEATS_RETRIEVAL,
     presets={"outdoor": PoseNetConfig(loss=PoseLossConfig("l2", weights="fixed", beta=500.0))},
 )
