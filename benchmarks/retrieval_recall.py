@@ -1,6 +1,6 @@
 """How often a descriptor finds a view of the right place: recall at 1, 5 and 10, a row each.
 
-    python benchmarks/retrieval_recall.py --data ../shared/data --rows benchmarks/retrieval_recall.jsonl
+    python benchmarks/retrieval_recall.py --data ../shared/data --rows FILE
 
 A mapping view is right where it is within 25 cm (5 % of the extent of the mapping cameras, where a
 scene has no unit) and 30 degrees of the query. `possible` is the share of the queries that have

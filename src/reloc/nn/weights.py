@@ -89,10 +89,10 @@ def load_published(name: PublishedName) -> Mapping[str, Tensor]:
         raise InputError(f"{path} is not the file that was published, or is damaged: {get_it}")
     try:
         saved = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).splitlines()[0]
+        state = dict(saved.get("state_dict", saved))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
         raise InputError(f"{path} holds no weights ({reason}): {get_it}") from error
-    state = saved.get("state_dict", saved)
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 

@@ -40,7 +40,7 @@ class NetVladTraining:
 
     steps: int = 300
     """Steps; 0 leaves the words as k-means found them."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-4
     """Of AdamW."""
     margin: float = 0.1
     """By how much a view that shows something else must be farther, in squared distances."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.contract import Localizer, PoseEstimate, Run, Tensors
 from reloc.estimation.trials import covariance_scale, left_out
 from reloc.estimation.view_selection import select_distinct_views
 from reloc.geometry.rigid3d import Rigid3d
@@ -39,6 +39,7 @@ from reloc.nn.weights import EncoderName, encoder_path, encoder_sha256, load_enc
 from reloc.scenes.scene import Query, View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
+from reloc.training.stages import stage
 
 NETWORK, GROWTH = "network.", "covariance_scale"
 # To learn how far the covariances are to be trusted, one view of so many, and at most so many, are
@@ -118,6 +119,8 @@ class RelativeConfig:
         if not 0 < self.max_angle_deg <= 180:
             raise ValueError(f"max_angle_deg is {self.max_angle_deg}; it must be in (0, 180]")
 
+
+ConfigT = TypeVar("ConfigT", bound=RelativeConfig)
 
 # What the tests' configs of all rows have in common: seconds on one core.
 TINY: Any = {
@@ -210,22 +213,43 @@ def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     return Lesson(reader, place, pairs, [views[chosen[number]] for number in trials])
 
 
-def train_pair_network(lesson: Lesson, config: RelativeConfig, run: Run) -> PairNetwork:
-    """A network that has learned the relative poses of the lesson's pairs."""
+def train_pair_network(
+    lesson: Lesson,
+    config: RelativeConfig,
+    run: Run,
+    index_M: Tensor | None = None,
+    name: str = "pairs",
+    begin_with: PairNetwork | None = None,
+) -> PairNetwork:
+    """A network that has learned the relative poses of the lesson's pairs.
+
+    Args:
+        lesson: what is learned.
+        config: of the network and its training.
+        run: seed, progress.
+        index_M: which pairs; None: all.
+        name: of the work, for its checkpoints.
+        begin_with: a network whose weights are the first.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
-        network = PairNetwork(config.head, config.scene_codes, config.width)
+        network = new_pair_network(config)
+    if begin_with is not None:
+        network.load_state_dict(begin_with.state_dict())
     network = network.to(run.device)
+    if index_M is None:
+        index_M = torch.arange(len(lesson.pairs))
     place, pairs = lesson.place, lesson.pairs
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        index_B = torch.randint(len(pairs), (config.batch_size,), generator=generator)
+        index_B = index_M[torch.randint(len(index_M), (config.batch_size,), generator=generator)]
         edges = network(*pair_input(pairs, index_B, place.frames, config, run))
         target = targets(pairs, index_B, place.cam_from_world, place.unit).to(run.device)
         return edge_loss(edges, config.head, target)
 
-    fit(network, loss_at, fit_config(config.steps, config.max_learning_rate), run, "training")
+    steps = fit_config(config.steps, config.max_learning_rate)
+    fit(network, loss_at, steps, stage(run, name), f"learning {name}")
     return network.eval().requires_grad_(False)
 
 
@@ -325,16 +349,25 @@ def build_map(views: Sequence[View], config: RelativeConfig, run: Run) -> Tensor
     Raises:
         InputError: fewer than two views can be read and show anything.
     """
-    lesson = prepare(views, config, run)
+    return finish_map(prepare(views, config, run), config, localizer, run)
+
+
+def finish_map(
+    lesson: Lesson,
+    config: ConfigT,
+    open_localizer: Callable[[Tensors, ConfigT, Run], Localizer],
+    run: Run,
+) -> Tensors:
+    """Train the network of pairs, and try the map."""
     network = train_pair_network(lesson, config, run)
     tensors = {**map_tensors(lesson, config), **network_tensors(network)}
-    return with_trials(tensors, lesson.trials, lambda t: localizer(t, config, run), run)
+    return with_trials(tensors, lesson.trials, lambda t: open_localizer(t, config, run), run)
 
 
 def with_trials(
     tensors: dict[str, Tensor],
     trials: Sequence[View],
-    open_localizer: Callable[[Tensors], RelativeLocalizer],
+    open_localizer: Callable[[Tensors], Localizer],
     run: Run,
 ) -> Tensors:
     """The map with what views that it has not seen say of its covariances."""
@@ -344,10 +377,15 @@ def with_trials(
     return {**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)}
 
 
+def new_pair_network(config: RelativeConfig) -> PairNetwork:
+    """An untrained network of pairs."""
+    return PairNetwork(config.head, config.scene_codes, config.width)
+
+
 def open_pair_network(tensors: Tensors, config: RelativeConfig, run: Run) -> PairNetwork:
     """The network of pairs of a map."""
     with torch.device("meta"):
-        network = PairNetwork(config.head, config.scene_codes, config.width)
+        network = new_pair_network(config)
     load_network(network, tensors, run)
     return network
 
@@ -357,6 +395,16 @@ def localizer(tensors: Tensors, config: RelativeConfig, run: Run) -> RelativeLoc
     reader, place = open_place(tensors, config, run)
     network = open_pair_network(tensors, config, run)
     return RelativeLocalizer(reader, place, network, float(tensors[GROWTH]), config, run)
+
+
+def some_edges(edges: Edges, index: Tensor) -> Edges:
+    """Those with these indices."""
+    return Edges(
+        Guess(edges.guess.turn_B33[index], edges.guess.heading_B3[index]),
+        edges.numbers[index],
+        edges.log_scale_2[index],
+        edges.embedding_D[index],
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,13 +425,7 @@ class Asked:
 
     def keep(self, index: Tensor) -> Asked:
         """Some of the references."""
-        edges = self.edges
-        kept = Edges(
-            Guess(edges.guess.turn_B33[index], edges.guess.heading_B3[index]),
-            edges.numbers[index],
-            edges.log_scale_2[index],
-            edges.embedding_D[index],
-        )
+        kept = some_edges(self.edges, index)
         return replace(
             self, reference_K=self.reference_K[index], edges=kept, belief_K=self.belief_K[index]
         )
@@ -424,15 +466,21 @@ class RelativeLocalizer:
 
     @torch.no_grad()
     def _localize(self, query: Query) -> PoseEstimate:
+        asked = self.asked(query)
+        if asked is None:
+            return PoseEstimate(None)
+        return self.answer(asked, self.combined(asked))
+
+    @torch.no_grad()
+    def asked(self, query: Query) -> Asked | None:
+        """A query and what is said of it; None where it shows nothing, or another place."""
         frame = self.reader.read(query.image, query.camera)
         if frame is None:
-            return PoseEstimate(None)
+            return None
         asked = self.ask(frame, self.neighbours(frame))
         if float(asked.belief_K.max()) < self.config.min_belief:
-            return PoseEstimate(None)
-        if self.refine:
-            asked = self.refine(asked)
-        return self.answer(asked, self.combined(asked))
+            return None
+        return self.refine(asked) if self.refine else asked
 
     def neighbours(self, frame: Frame) -> Tensor:
         """The references (K,) of a query."""
@@ -485,6 +533,7 @@ class RelativeLocalizer:
             config.combination if has_scale else "triangulate",
             place.unit,
             config.max_angle_deg,
+            HEADS[config.head].has_sign,
         )
 
     def answer(self, asked: Asked, combined: Combined | None) -> PoseEstimate:

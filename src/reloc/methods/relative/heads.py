@@ -23,9 +23,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from reloc.geometry.rigid3d import Rigid3d
+from reloc.geometry.rigid3d import Rigid3d, skew
+from reloc.methods.relative.essential import (
+    essential_loss,
+    project_to_essential,
+    take_apart,
+)
 
-HeadName = Literal["6d+t", "quat+t", "se3", "3d3d", "direction", "binned", "quat+direction"]
+HeadName = Literal[
+    "6d+t", "quat+t", "se3", "3d3d", "direction", "binned", "quat+direction", "essential"
+]
 Decode = Callable[[Tensor, Tensor], Rigid3d]
 _BIN_RAD = math.pi / 180
 # Of Euler angles x, y, z: 1° each; of the direction: longitude and latitude.
@@ -41,12 +48,14 @@ class Head:
         decode: numbers (B, size) and headings (B, 3) to poses (B,), differentiable.
         loss: of numbers, headings and true poses, errors (B,) of rotation and of translation.
         has_scale: False where translations are directions only.
+        has_sign: False where these may as well point the other way.
     """
 
     size: int
     decode: Decode
     loss: Callable[[Tensor, Tensor, Rigid3d], tuple[Tensor, Tensor]]
     has_scale: bool = True
+    has_sign: bool = True
 
 
 def _pose_loss(
@@ -205,6 +214,22 @@ def _euler_angles(rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, y, z
 
 
+def _essential(numbers: Tensor, heading_B3: Tensor) -> Tensor:
+    """Numbers, beside what the heading alone says, to essential matrices (B, 3, 3)."""
+    return project_to_essential(numbers.unflatten(-1, (3, 3)) + skew(heading_B3))
+
+
+def _essential_pose(numbers: Tensor, heading_B3: Tensor) -> Rigid3d:
+    near = torch.eye(3, device=numbers.device).expand(len(numbers), 3, 3)
+    return take_apart(_essential(numbers, heading_B3), near).to(numbers.dtype)
+
+
+def _essential_losses(numbers: Tensor, heading_B3: Tensor, true: Rigid3d) -> tuple[Tensor, Tensor]:
+    """The one distance, for both errors: a matrix does not tell them apart."""
+    loss = essential_loss(_essential(numbers, heading_B3), true)
+    return loss, loss
+
+
 def _following(decode: Callable[[Tensor], Rigid3d]) -> Decode:
     """The last number says how far to follow the heading, beside what the others say."""
 
@@ -227,4 +252,5 @@ HEADS: dict[HeadName, Head] = {
     "direction": _regressed(10, _direction),
     "binned": Head(sum(_BINS) + 1, _binned, _binned_loss),
     "quat+direction": Head(7, _quat_direction, _quat_direction_loss, has_scale=False),
+    "essential": Head(9, _essential_pose, _essential_losses, has_scale=False, has_sign=False),
 }

@@ -49,7 +49,8 @@ METHOD = Method(
     config=NnNetConfig,
     # In a sparse room directions are rough: more pixels, the surest views, and a wide limit.
     tiny=NnNetConfig(
-        **{**family.TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15}, max_angle_deg=60.0
+        **{**family.TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15},
+        max_angle_deg=60.0,
     ),
     build_map=build_map,
     localizer=localizer,

@@ -43,7 +43,7 @@ METHOD = Method(
     paper="Oliva and Torralba, Modeling the Shape of the Scene: A Holistic Representation of the "
     "Spatial Envelope, IJCV 2001",
     config=GistRetrievalConfig,
-    tiny=GistRetrievalConfig(GistConfig(size_px=64)),
+    tiny=GistRetrievalConfig(GistConfig(size_px=64, grid=8)),
     build_map=build_map,
     localizer=localizer,
 )

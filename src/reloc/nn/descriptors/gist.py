@@ -88,7 +88,7 @@ def open_state(state: Mapping[str, Tensor], config: GistConfig) -> Descriptor:
 
 
 def raw_gist(image_3HW: Tensor, config: GistConfig) -> Tensor:
-    """(scales * directions * grid * grid,) float32 of norm 1: mean strengths of the filters."""
+    """(scales * directions * grid * grid,) float32 of norm 1: roots of the filters' shares."""
     size = config.size_px
     grey = cv2.resize(
         grey_from_rgb(image_3HW)[0].numpy(), (size, size), interpolation=cv2.INTER_AREA
@@ -102,7 +102,8 @@ def raw_gist(image_3HW: Tensor, config: GistConfig) -> Tensor:
     strength = np.abs(np.fft.ifft2(spectrum * filters))
     part = size // config.grid
     cells = strength.reshape(num_filters, config.grid, part, config.grid, part).mean((2, 4))
-    return torch.from_numpy((cells / np.linalg.norm(cells)).ravel().astype(np.float32))
+    # Roots of shares, as RootSIFT has them: a strong edge must not outweigh all the rest.
+    return torch.from_numpy(np.sqrt(cells / cells.sum()).ravel().astype(np.float32))
 
 
 def _even_brightness(log_grey: np.ndarray) -> np.ndarray:
