@@ -1,4 +1,4 @@
-"""Laws of averaging: exact where all agree, bounded where some do not, and no answer from nothing."""
+"""Laws of averaging: exact where all agree, bounded where some do not, else no answer."""
 
 import math
 
@@ -6,6 +6,7 @@ import pytest
 import roma
 import torch
 
+from posed_views import random_poses
 from reloc.estimation.averaging import (
     average_poses,
     average_rotations,
@@ -14,7 +15,6 @@ from reloc.estimation.averaging import (
 )
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
-from posed_views import random_poses
 
 
 def _near(pose: Rigid3d, count: int, angle_rad: float, distance: float, seed: int = 0) -> Rigid3d:
@@ -28,9 +28,7 @@ def _near(pose: Rigid3d, count: int, angle_rad: float, distance: float, seed: in
 
 
 def _chained(poses: Rigid3d, count: int, other: Rigid3d) -> Rigid3d:
-    return poses @ Rigid3d(
-        other.rotation.expand(count, 3, 3), other.translation.expand(count, 3)
-    )
+    return poses @ Rigid3d(other.rotation.expand(count, 3, 3), other.translation.expand(count, 3))
 
 
 def test_copies_average_to_themselves():

@@ -53,6 +53,9 @@ def test_vectors_have_norm_1_and_survive_the_map(name, views) -> None:
         here, there = descriptor.describe(image), again.describe(image)
         assert torch.equal(here, there)
         torch.testing.assert_close(here, vectors_ND[index], rtol=0, atol=1e-4)
+        known = descriptor.describe_known(image)
+        assert float(known.norm()) <= 1 + 1e-5
+        torch.testing.assert_close(known, here * known.norm(), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -83,9 +86,29 @@ def test_whitened_vectors_are_uncorrelated_and_zeros_stay_zeros() -> None:
     correlation = torch.corrcoef(unscaled.T)
     torch.testing.assert_close(correlation, torch.eye(5), rtol=0, atol=0.02)
     spread = unscaled.std(dim=0)
-    assert float(spread.max() / spread.min()) < 1.2
+    # Halfway from what the spreads were to all alike.
+    directions = whitening.projection_LD.float() / whitening.scale_D
+    former = ((raw_NL - whitening.mean_L.float()) @ directions).std(dim=0)
+    torch.testing.assert_close(spread / spread[0], (former / former[0]).sqrt(), rtol=0.05, atol=0)
+    torch.testing.assert_close(directions.T @ directions, torch.eye(5), rtol=0, atol=0.01)
     assert not whitening(torch.zeros(2, 40)).any()
     assert len(fit_whitening(raw_NL[:10], 5).mean_L) == 0
+
+
+def test_what_mapping_images_do_not_span_is_not_known() -> None:
+    generator = torch.Generator().manual_seed(0)
+    raw_NL = torch.zeros(100, 20)
+    raw_NL[:, :4] = torch.randn(100, 4, generator=generator)
+    whitening = fit_whitening(raw_NL, 4)
+    inside, outside = raw_NL[0], torch.zeros(20).index_fill(0, torch.tensor([15]), 50.0)
+    assert float(whitening.known(inside).norm()) > 0.98
+    assert float(whitening.known(outside).norm()) < 0.1
+    both = whitening.known(inside + outside)
+    share = float(inside.norm() / (inside + outside).norm())
+    assert float(both.norm()) == pytest.approx(share, rel=0.05)
+    torch.testing.assert_close(
+        torch.nn.functional.normalize(both, dim=0), whitening(inside + outside)
+    )
 
 
 def test_dense_sift_follows_the_picture() -> None:

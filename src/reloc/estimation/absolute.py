@@ -172,6 +172,7 @@ def _pose_by_pycolmap(
     estimation.ransac.max_error = max_error_px
     estimation.ransac.random_seed = seed
     estimation.ransac.max_num_trials = max_iterations
+    estimation.ransac.min_num_trials = min(estimation.ransac.min_num_trials, max_iterations)
     refinement = pycolmap.AbsolutePoseRefinementOptions()
     refinement.refine_focal_length = True
     estimated = pycolmap.Camera(camera.as_dict())

@@ -55,6 +55,12 @@ METHODS = {
     "grnet": "reloc.methods.absolute.grnet",
     "adaptive-forest": "reloc.methods.forests.adaptive_forest",
     "nn-net": "reloc.methods.relative.nn_net",
+    "relocnet": "reloc.methods.relative.relocnet",
+    "essnet": "reloc.methods.relative.essnet",
+    "nc-essnet": "reloc.methods.relative.nc_essnet",
+    "camnet": "reloc.methods.relative.camnet",
+    "relpose-gnn": "reloc.methods.relative.relpose_gnn",
+    "mapfree": "reloc.methods.relative.mapfree",
 }
 
 

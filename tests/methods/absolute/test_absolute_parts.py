@@ -18,7 +18,7 @@ from reloc.methods.absolute.adposenet import prepare as prepare_words
 from reloc.methods.absolute.anchorpoint import METHOD as ANCHORPOINT
 from reloc.methods.absolute.anchorpoint import AnchorPoint
 from reloc.methods.absolute.anchorpoint import prepare as prepare_anchors
-from reloc.methods.absolute.family import Looks
+from reloc.methods.absolute.features import Looks
 from reloc.methods.absolute.frame import Frame, mean_pose, spread
 from reloc.methods.absolute.gposenet import SparseProcesses
 from reloc.methods.absolute.grnet import clip_edges, nearest_edges

@@ -15,7 +15,7 @@ from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.point_map import PointMap
 
 CONFIG = MatchingConfig(max_keypoints=600, pairs_by_pose=4, pairs_by_retrieval=2, vocabulary=16)
-SMALL = replace(CONFIG, points_per_view=40, descriptor_bytes=16, full_points_per_view=5)
+SMALL = replace(CONFIG, points_per_view=80, descriptor_bytes=16, full_points_per_view=5)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +30,14 @@ def point_map(whole) -> PointMap:
 
 def test_each_view_keeps_the_points_asked_for_or_all_it_had(point_map) -> None:
     kept = unpack(pack(point_map, replace(SMALL, descriptor_bytes=None), seed=0))
-    assert len(kept.points_N3) < 0.6 * len(point_map.points_N3)
+    assert len(kept.points_N3) < 0.9 * len(point_map.points_N3)
     for before, after in zip(point_map.num_seen_V, kept.num_seen_V, strict=True):
-        assert int(after) >= min(int(before), 40)
+        assert int(after) >= min(int(before), 80)
     # What a view saw is still what it saw.
     view = torch.tensor([3])
-    rows = kept.points_N3[kept.points_seen_by(view)]
-    former = point_map.points_N3[point_map.points_seen_by(view)]
-    assert bool((torch.cdist(rows, former).amin(1) == 0).all())
+    rows = kept.points_N3[kept.points_seen_by(view)].tolist()
+    former = point_map.points_N3[point_map.points_seen_by(view)].tolist()
+    assert all(row in former for row in rows)
 
 
 def test_the_cover_is_greedy() -> None:
@@ -63,7 +63,7 @@ def test_first_points_are_whole_and_the_others_nearly(point_map) -> None:
 
 def test_a_small_map_still_answers(whole, small_room) -> None:
     small = steps.build_map("sift", small_room, SMALL)
-    assert small.megabytes < 0.55 * whole.megabytes
+    assert small.megabytes < 0.6 * whole.megabytes
     answers = steps.localize(small, small_room.queries)
     right = 0
     for view in small_room.queries:

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Looks,
-    Shape,
-    Step,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step, steps_of
+from reloc.methods.absolute.features import Looks, Shape
 from reloc.nn.pose_layers import ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose, length, rotation_residual
 from reloc.nn.rotations import RotationName

@@ -9,16 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method, PoseEstimate
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    Step,
-    pose_of,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step, pose_of, steps_of
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.nn.pose_layers import ImageVector, PoseHead
 from reloc.nn.pose_losses import PredictedPose

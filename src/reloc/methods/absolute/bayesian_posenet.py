@@ -7,15 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from reloc.contract import Method, PoseEstimate
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    pose_of,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, pose_of, steps_of
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame, mean_pose, spread
 from reloc.nn.pose_layers import ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose

@@ -7,14 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, steps_of
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.looks import Turning
 from reloc.nn.pose_layers import ConvStage, ImageVector, PoseHead
 from reloc.nn.pose_losses import PoseLossConfig, PredictedPose

@@ -8,155 +8,41 @@ network, and where the paper changes them, its loss and how its outputs are read
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.input_error import InputError
-from reloc.maps import tensor_to_text, text_to_tensor
-from reloc.methods.absolute.frame import Frame
-from reloc.methods.absolute.looks import (
-    Look,
-    SmallCamera,
-    Turning,
-    look_list,
-    shows_something,
-    take_look,
+from reloc.maps import text_to_tensor
+from reloc.methods.absolute.config import AbsoluteConfig
+from reloc.methods.absolute.features import (
+    Looks,
+    Shape,
+    check_trunk,
+    encode,
+    encode_looks,
+    pooled,
+    trunk_of,
+    trunk_sha256,
 )
-from reloc.nn.backbones import Trunk, TrunkName, load_trunk
-from reloc.nn.backbones.checkpoint import checkpoint_sha256
-from reloc.nn.pose_losses import PoseLoss, PoseLossConfig, PredictedPose
-from reloc.nn.rotations import PARAMETRIZATIONS, RotationName
+from reloc.methods.absolute.frame import Frame
+from reloc.methods.absolute.looks import SmallCamera, shows_something
+from reloc.nn.pose_losses import PoseLoss, PredictedPose
+from reloc.nn.rotations import PARAMETRIZATIONS
 from reloc.nn.saliency import Explanation, smooth_gradient
-from reloc.nn.weights import encoder_sha256
 from reloc.scenes.scene import Query, View
 from reloc.training.fit import FitConfig, fit
-from reloc.training.prefetch import prefetch
 from reloc.training.schedule import one_cycle
 from reloc.training.stages import kept, stage
 
 _NETWORK = "network."
-# Pictures that the trunk is shown at once.
-_BATCH_OF_PICTURES = 16
 # Noise of pictures in [0, 1] under which an answer is explained.
 _SALIENCY_NOISE = 0.1
 
-
-@dataclass(frozen=True)
-class AbsoluteConfig:
-    """Settings of absolute pose regression."""
-
-    trunk: TrunkName = "encoder"
-    """What makes feature maps of images, and is not trained. All but encoder need their weights."""
-    trunk_weights: str = ""
-    """File of the trunk's weights, under torchvision's names; "" for the encoder's own."""
-    short_side_px: int = 160
-    """Images are brought to this shorter side."""
-    pooling: int = 2
-    """Cells of the trunk's maps that are averaged, along each side."""
-    num_looks: int = 1450
-    """Pictures that the trunk is shown: those of views that differ, or each in several
-    directions where there are fewer."""
-    turning: Turning = field(default_factory=Turning)
-    """How far the mapping views are turned."""
-    channels: int = 96
-    """Of the convolutions that are trained."""
-    width: int = 512
-    """Of the fully connected layer behind them; the papers have 2048."""
-    dropout: float = 0.5
-    """Share of its outputs that are left out in training."""
-    rotation: RotationName = "log-quaternion"
-    """How rotations are written."""
-    loss: PoseLossConfig = field(default_factory=PoseLossConfig)
-    """Which loss."""
-    steps: int = 600
-    """Steps of training."""
-    batch_size: int = 64
-    """Pictures of a step."""
-    max_learning_rate: float = 1e-3
-    """Peak of the one-cycle schedule."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "short_side_px", "pooling", "num_looks", "channels", "width", "steps", "batch_size"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.channels % 8:
-            raise ValueError(f"channels is {self.channels}; it must be a multiple of 8")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
-        if self.rotation == "euler-bins" and self.loss.distance != "raw":
-            raise ValueError("euler-bins are learned with the distance raw")
-
-
-TINY: dict[str, Any] = {
-    "short_side_px": 80,
-    "pooling": 1,
-    "num_looks": 120,
-    "channels": 32,
-    "width": 128,
-    "steps": 80,
-    "batch_size": 32,
-}
-"""Settings of the tests: a second on one core."""
-
-RARELY_BEATS_RETRIEVAL = {
-    "beats_the_trivial_baseline": "absolute pose regression rarely beats retrieval "
-    "(Sattler et al., CVPR 2019), least of all from forty views in a second; it beats the mean pose"
-}
-"""The exemption of every row of the family."""
-
 ConfigT = TypeVar("ConfigT", bound=AbsoluteConfig)
-Shape = tuple[int, int, int]
-"""Channels, height and width of a feature map."""
-
-
-@dataclass(frozen=True, eq=False)
-class Looks:
-    """The mapping views as the network learns them, in the order of the views.
-
-    Attributes:
-        maps_LChw: float16 feature maps.
-        position_L3: camera centres in the map's frame and unit, float32.
-        rotation_L33: frame_from_cam, float32.
-        view_L: index of each look's view.
-    """
-
-    maps_LChw: Tensor
-    position_L3: Tensor
-    rotation_L33: Tensor
-    view_L: Tensor
-
-    def __len__(self) -> int:
-        return len(self.view_L)
-
-    @property
-    def shape(self) -> Shape:
-        """Of a feature map."""
-        channels, height, width = self.maps_LChw.shape[1:]
-        return channels, height, width
-
-    def maps(self, index_B: Tensor) -> Tensor:
-        """Some of the maps, as the network takes them."""
-        return self.maps_LChw[index_B].float()
-
-    def to(self, device: str) -> Looks:
-        """On a device."""
-        return Looks(
-            self.maps_LChw.to(device),
-            self.position_L3.to(device),
-            self.rotation_L33.to(device),
-            self.view_L.to(device),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +107,20 @@ class Design(Generic[ConfigT]):
 
 
 def build_map(
-    views: Sequence[View], design: Design[ConfigT], config: ConfigT, run: Run
+    views: Sequence[View],
+    design: Design[ConfigT],
+    config: ConfigT,
+    run: Run,
+    more: Tensors | None = None,
 ) -> dict[str, Tensor]:
     """Train a network on the mapping views.
+
+    Args:
+        views: of the scene.
+        design: of the method.
+        config: its settings.
+        run: device, seed, progress.
+        more: what else the map must hold, also one that is not finished.
 
     Raises:
         InputError: no view can be read and shows something, or all are taken from one place.
@@ -231,6 +128,7 @@ def build_map(
     frame = Frame.from_views(views)
     camera = SmallCamera.of(views, config.short_side_px)
     known = {
+        **(more or {}),
         **frame.tensors,
         "small_camera": camera.tensor,
         "trunk_sha256": text_to_tensor([trunk_sha256(config)]),
@@ -304,92 +202,6 @@ def network_of(design: Design[ConfigT], tensors: Tensors, config: ConfigT, run: 
         }
     )
     return network.eval().requires_grad_(False)
-
-
-def trunk_sha256(config: AbsoluteConfig) -> str:
-    """What a map names the trunk by that it needs.
-
-    Raises:
-        InputError: the weights cannot be read.
-    """
-    if config.trunk == "encoder":
-        return encoder_sha256("base")
-    return checkpoint_sha256(Path(config.trunk_weights)) if config.trunk_weights else ""
-
-
-def trunk_of(config: AbsoluteConfig, run: Run) -> Trunk:
-    """The trunk of a config.
-
-    Raises:
-        InputError: its weights are missing.
-    """
-    weights = Path(config.trunk_weights) if config.trunk_weights else None
-    return load_trunk(config.trunk, weights).to(run.device)
-
-
-def encode_looks(
-    views: Sequence[View], camera: SmallCamera, frame: Frame, config: AbsoluteConfig, run: Run
-) -> dict[str, Tensor]:
-    """The tensors of `Looks`. A view that cannot be read, or shows nothing, is named in the log.
-
-    Raises:
-        InputError: no view can be used.
-    """
-    trunk = trunk_of(config, run)
-    by_view: dict[int, list[Look]] = {}
-    for look in look_list(len(views), config.num_looks, run.seed):
-        by_view.setdefault(look.view, []).append(look)
-
-    def pictures_of(index: int) -> list[tuple[NDArray[np.uint8], Rigid3d]]:
-        view = views[index]
-        try:
-            image_3HW = view.read_image()
-            return [
-                take_look(view, image_3HW, look, camera, config.turning) for look in by_view[index]
-            ]
-        except InputError as error:
-            run.log.warning("left out: %s", error)
-            return []
-
-    maps: list[Tensor] = []
-    poses: list[Rigid3d] = []
-    indices: list[int] = []
-    waiting: list[NDArray[np.uint8]] = []
-    coming = prefetch(pictures_of, by_view)
-    for index in run.progress.track(list(by_view), "encoding"):
-        for picture, cam_from_world in next(coming):
-            waiting.append(picture)
-            poses.append(cam_from_world)
-            indices.append(index)
-        if len(waiting) >= _BATCH_OF_PICTURES:
-            maps.append(encode(trunk, waiting, config.pooling, run).half().cpu())
-            waiting = []
-    if waiting:
-        maps.append(encode(trunk, waiting, config.pooling, run).half().cpu())
-    if not maps:
-        raise InputError(f"none of the {len(views)} mapping images can be read and has texture")
-    position_L3, rotation_L33 = frame.poses(Rigid3d.stack(poses))
-    return {
-        "maps_LChw": torch.cat(maps),
-        "position_L3": position_L3,
-        "rotation_L33": rotation_L33,
-        "view_L": torch.tensor(indices),
-    }
-
-
-@torch.no_grad()
-def encode(
-    trunk: nn.Module, pictures: Sequence[NDArray[np.uint8]], pooling: int, run: Run
-) -> Tensor:
-    """Feature maps (B, C, h, w) float32 of pictures (h, w, 3) of one size."""
-    rgb_B3HW = torch.from_numpy(np.stack(pictures)).to(run.device).permute(0, 3, 1, 2).float() / 255
-    return pooled(trunk(rgb_B3HW), pooling)
-
-
-def pooled(map_BChw: Tensor, pooling: int) -> Tensor:
-    """The mean over squares of cells; at least one cell is left."""
-    size = [max(1, side // pooling) for side in map_BChw.shape[-2:]]
-    return functional.adaptive_avg_pool2d(map_BChw, size)
 
 
 class AbsoluteLocalizer(Generic[ConfigT]):
@@ -471,18 +283,6 @@ class AbsoluteLocalizer(Generic[ConfigT]):
         if not shows_something(picture):
             return None
         return encode(self._trunk, [picture], self._config.pooling, self._run)
-
-
-def check_trunk(tensors: Tensors, config: AbsoluteConfig) -> None:
-    """See that a map's trunk is the one that is here.
-
-    Raises:
-        InputError: it is another one.
-    """
-    if tensor_to_text(tensors["trunk_sha256"]) != [trunk_sha256(config)]:
-        raise InputError(
-            f"the map needs other weights of the trunk {config.trunk} than are here: build it anew"
-        )
 
 
 def steps_of(

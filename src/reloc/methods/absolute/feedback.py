@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.absolute.family import Shape, Step, pose_of
+from reloc.methods.absolute.family import Step, pose_of
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.sequences import SequenceConfig
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved

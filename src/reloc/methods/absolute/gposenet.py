@@ -10,17 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method, PoseEstimate
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Looks,
-    Shape,
-    Step,
-    pose_of,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step, pose_of, steps_of
+from reloc.methods.absolute.features import Looks, Shape
 from reloc.methods.absolute.frame import Frame, spread
 from reloc.nn.pose_layers import ImageVector
 from reloc.nn.pose_losses import PredictedPose

@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from reloc.contract import Method
 from reloc.input_error import InputError
-from reloc.methods.absolute.family import RARELY_BEATS_RETRIEVAL, TINY, Shape, Step
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
+from reloc.methods.absolute.family import Step
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.sequences import (
     SequenceConfig,
     SequenceDesign,
@@ -121,6 +123,8 @@ class MessageLayer(nn.Module):
     def forward(self, nodes_XChw: Tensor, edges_2E: Tensor) -> Tensor:
         """The nodes after one round."""
         sender_E, receiver_E = edges_2E
+        if len(sender_E) == 0:
+            return nodes_XChw
         nodes = nodes_XChw.mean((-2, -1), keepdim=True) if self._pooled else nodes_XChw
         messages = self.message(torch.cat([nodes[receiver_E], nodes[sender_E]], dim=1))
         alike_E = functional.cosine_similarity(

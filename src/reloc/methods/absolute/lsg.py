@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import RARELY_BEATS_RETRIEVAL, TINY, Shape, Step
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
+from reloc.methods.absolute.family import Step
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.sequences import (
     SequenceConfig,
     SequenceDesign,

@@ -10,15 +10,9 @@ from torch.nn import functional
 
 from reloc.contract import Method
 from reloc.geometry.rotation import angle_between_rad
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    Step,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step, steps_of
+from reloc.methods.absolute.features import Shape
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
 from reloc.nn.pose_losses import PredictedPose
 from reloc.nn.rotations import RotationName

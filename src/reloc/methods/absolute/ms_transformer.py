@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,9 @@ from torch.nn import functional
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.absolute import family
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Looks,
-    Shape,
-    Step,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step
+from reloc.methods.absolute.features import Looks, Shape
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
 from reloc.nn.pose_losses import PredictedPose
 from reloc.nn.rotations import RotationName
@@ -118,24 +113,25 @@ class _Branch(nn.Module):
         self.rows = nn.Parameter(0.1 * torch.randn(size // 2, cells[0], 1))
         self.columns = nn.Parameter(0.1 * torch.randn(size // 2, 1, cells[1]))
         self.queries_SD = nn.Parameter(torch.randn(num_scenes, size))
-        self.transformer = nn.Transformer(
-            size,
-            config.num_heads,
-            num_layers,
-            num_layers,
-            size,
-            config.dropout,
-            activation="gelu",
-            batch_first=True,
-            norm_first=True,
-        )
+        layer: dict[str, Any] = {
+            "dim_feedforward": size,
+            "dropout": config.dropout,
+            "activation": "gelu",
+            "batch_first": True,
+            "norm_first": True,
+        }
+        encoder_layer = nn.TransformerEncoderLayer(size, config.num_heads, **layer)
+        decoder_layer = nn.TransformerDecoderLayer(size, config.num_heads, **layer)
+        self.encoder = nn.TransformerEncoder(encoder_layer, num_layers, enable_nested_tensor=False)
+        self.decoder = nn.TransformerDecoder(decoder_layer, num_layers)
 
     def forward(self, map_BChw: Tensor) -> Tensor:
         tokens = self.project(map_BChw)
         height, width = tokens.shape[-2:]
         places = torch.cat([self.rows.expand(-1, -1, width), self.columns.expand(-1, height, -1)])
         tokens_BND = (tokens + places).flatten(2).mT
-        return self.transformer(tokens_BND, self.queries_SD.expand(len(tokens_BND), -1, -1))
+        queries_BSD = self.queries_SD.expand(len(tokens_BND), -1, -1)
+        return self.decoder(queries_BSD, self.encoder(tokens_BND))
 
 
 def design(scene_of_view: Tensor, num_scenes: int) -> Design[MsTransformerConfig]:
@@ -168,8 +164,8 @@ def build_map(views: Sequence[View], config: MsTransformerConfig, run: Run) -> T
     names = scene_names(views)
     scenes = list(dict.fromkeys(names))
     numbers = torch.tensor([scenes.index(name) for name in names])
-    tensors = family.build_map(views, design(numbers, len(scenes)), config, run)
-    return {**tensors, "scenes": text_to_tensor(scenes)}
+    more = {"scenes": text_to_tensor(scenes)}
+    return family.build_map(views, design(numbers, len(scenes)), config, run, more)
 
 
 def localizer(tensors: Tensors, config: MsTransformerConfig, run: Run) -> Localizer:

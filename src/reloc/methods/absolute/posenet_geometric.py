@@ -10,14 +10,9 @@ from torch import Tensor, nn
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.absolute import family
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    Step,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, Step
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.scene_points import triangulated_points
 from reloc.nn.pose_layers import ImageVector, PoseHead

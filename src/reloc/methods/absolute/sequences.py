@@ -15,14 +15,9 @@ from torch import Tensor, nn
 from reloc.contract import PoseEstimate, Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.absolute import family
-from reloc.methods.absolute.family import (
-    AbsoluteConfig,
-    AbsoluteLocalizer,
-    Design,
-    Looks,
-    Step,
-    pose_of,
-)
+from reloc.methods.absolute.config import AbsoluteConfig
+from reloc.methods.absolute.family import AbsoluteLocalizer, Design, Step, pose_of
+from reloc.methods.absolute.features import Looks, Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.odometry import frame_to_frame
 from reloc.methods.absolute.pose_graph import optimized
@@ -112,7 +107,7 @@ class SequenceDesign:
         answer: maps (T, C, h, w) of a query's frames, one sequence, to T poses.
     """
 
-    network: Callable[[family.Shape, Any], nn.Module]
+    network: Callable[[Shape, Any], nn.Module]
     objective: Callable[[nn.Module, Step, Tensor, Any], Tensor]
     answer: Callable[[nn.Module, Tensor, Frame, Any], Rigid3d]
 

@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 from reloc.contract import Method, Run
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.absolute.family import (
-    RARELY_BEATS_RETRIEVAL,
-    TINY,
-    AbsoluteConfig,
-    Design,
-    Shape,
-    steps_of,
-)
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
+from reloc.methods.absolute.family import Design, steps_of
+from reloc.methods.absolute.features import Shape
 from reloc.nn.pose_layers import ImageVector, PoseHead
 from reloc.nn.pose_losses import PredictedPose
 from reloc.nn.rotations import RotationName

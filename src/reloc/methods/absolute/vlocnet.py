@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import RARELY_BEATS_RETRIEVAL, TINY
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
 from reloc.methods.absolute.feedback import (
     FeedbackConfig,
     FeedbackNetwork,

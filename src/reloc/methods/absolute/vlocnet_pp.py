@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from reloc.contract import Method
-from reloc.methods.absolute.family import RARELY_BEATS_RETRIEVAL, TINY, Shape
+from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.feedback import (
     FeedbackConfig,
     FeedbackNetwork,

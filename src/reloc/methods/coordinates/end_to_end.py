@@ -312,12 +312,15 @@ def localizer(
     Raises:
         InputError: the encoder that is installed is not the one that the map was built on.
     """
-    scorer = recipe.scorer()
+    # Weights are drawn before they are loaded: not from the caller's numbers.
+    with torch.random.fork_rng(devices=[]):
+        scorer = recipe.scorer()
+        trunk = None if config.start == "encoder" else recipe.trunk()
     load_part(scorer, tensors, SCORER)
-    if config.start == "encoder":
+    if trunk is None:
         encoder = family.encoder_of(tensors, config)
     else:
-        encoder = recipe.trunk()
+        encoder = trunk
         load_part(encoder, tensors, TRUNK)
         encoder.eval().requires_grad_(False)
     return HypothesisLocalizer(encoder, tensors, config, scorer, run)

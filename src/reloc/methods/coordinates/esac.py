@@ -202,7 +202,9 @@ def choice(tensors: Tensors, config: EsacConfig, run: Run) -> Choose:
     num_experts = len(parts_of(tensors))
     if f"{_GATE}mean" not in tensors:
         return partial(ask_all, num_experts)
-    gate = Gate(len(tensors[f"{_GATE}mean"]), config.gate_width, num_experts)
+    # Weights are drawn before they are loaded: not from the caller's numbers.
+    with torch.random.fork_rng(devices=[]):
+        gate = Gate(len(tensors[f"{_GATE}mean"]), config.gate_width, num_experts)
     gate.load_state_dict(
         {
             name.removeprefix(_GATE): value

@@ -163,10 +163,7 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
             "places, or with depth, and say --depth"
         )
     run.log.info("the points of %.0f %% of the cells are known", 100 * len(known_K) / len(depth_N))
-    with torch.random.fork_rng():
-        torch.manual_seed(run.seed)
-        code = cells.buffer.codes_NC.shape[1]
-        head = _new_head(code, config).to(run.device)
+    head = _new_head(cells.buffer.codes_NC.shape[1], config, run)
 
     def tensors() -> dict[str, Tensor]:
         weights = {_HEAD + name: value.half() for name, value in head.state_dict().items()}
@@ -189,8 +186,11 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
     return {**tensors(), GROWTH: torch.tensor(growth, dtype=torch.float64)}
 
 
-def _new_head(code: int, config: SrcConfig) -> RegionHead:
-    return RegionHead(code, config.width, 1 + 2 * config.num_blocks, config.branching)
+def _new_head(code: int, config: SrcConfig, run: Run) -> RegionHead:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        head = RegionHead(code, config.width, 1 + 2 * config.num_blocks, config.branching)
+    return head.to(run.device)
 
 
 def _train(
@@ -274,7 +274,7 @@ def localizer(tensors: Tensors, config: SrcConfig, run: Run) -> Localizer:
         InputError: the encoder that is installed is not the one that the map was built on.
     """
     encoder = family.encoder_of(tensors, config)
-    head = _new_head(encoder.size.code, config)
+    head = _new_head(encoder.size.code, config, run)
     head.load_state_dict(
         {
             name.removeprefix(_HEAD): value.float()
@@ -282,7 +282,7 @@ def localizer(tensors: Tensors, config: SrcConfig, run: Run) -> Localizer:
             if name.startswith(_HEAD)
         }
     )
-    return CoordinatesLocalizer(encoder, tensors, config, run, head.to(run.device))
+    return CoordinatesLocalizer(encoder, tensors, config, run, head)
 
 
 METHOD = Method(
@@ -299,6 +299,8 @@ METHOD = Method(
         steps=300,
         batch_size=512,
         branching=6,
+        # Eight neighbouring views of so few pixels tell no depth.
+        depth=True,
     ),
     build_map=build_map,
     localizer=localizer,

@@ -60,14 +60,19 @@ class Reservoirs:
             num_modes: most modes of a leaf.
             radius: of the neighbourhood, in the unit of the points.
         """
-        means, shares, spreads = [], [], []
-        for start in range(0, len(self._count_L), _CHUNK):
-            points_LC3 = torch.from_numpy(self._points_LC3[start : start + _CHUNK])
-            for column, part in zip(
-                (means, shares, spreads), _modes(points_LC3, num_modes, radius), strict=True
-            ):
-                column.append(part)
-        return Modes.packed(torch.cat(means), torch.cat(shares), torch.cat(spreads))
+        num_leaves = len(self._count_L)
+        means_LM3 = torch.full((num_leaves, num_modes, 3), torch.nan)
+        shares_LM, spreads_LM = torch.zeros(2, num_leaves, num_modes)
+        # Leaves with about as many points together, so that none is compared with empty places.
+        kept_L = np.minimum(self._count_L, _CAPACITY)
+        order = kept_L.argsort(kind="stable")[(kept_L == 0).sum() :]
+        for start in range(0, len(order), _CHUNK):
+            leaf = order[start : start + _CHUNK]
+            points_LC3 = torch.from_numpy(self._points_LC3[leaf, : kept_L[leaf[-1]]])
+            means_LM3[leaf], shares_LM[leaf], spreads_LM[leaf] = _modes(
+                points_LC3, num_modes, radius
+            )
+        return Modes.packed(means_LM3, shares_LM, spreads_LM)
 
 
 def _modes(points_LC3: Tensor, num_modes: int, radius: float) -> tuple[Tensor, Tensor, Tensor]:

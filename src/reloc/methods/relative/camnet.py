@@ -77,8 +77,7 @@ class CamNetLocalizer:
         self._coarse = coarse
         self._config = config
         self._extent = _extent(coarse.place)
-        self._fine = family.new_pair_network(config)
-        family.load_network(self._fine, tensors, coarse.run, _FINE)
+        self._fine = family.open_pair_network(tensors, config, coarse.run, _FINE)
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
         """One estimate for each query, in order."""

@@ -20,15 +20,19 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.relative.combine import Combination, Combined, combine
-from reloc.methods.relative.correlation import Guess, beliefs, match_both_ways
+from reloc.methods.relative.correlation import (
+    Guess,
+    beliefs,
+    coarse_codes,
+    coarse_grid,
+    match_both_ways,
+)
 from reloc.methods.relative.frames import Frame, FrameReader, Frames, map_size, read_views
 from reloc.methods.relative.heads import HEADS, HeadName
 from reloc.methods.relative.network import Edges, PairNetwork, edge_loss
 from reloc.methods.relative.pairs import (
     Pairs,
     choose_pairs,
-    coarse_codes,
-    coarse_grid,
     look,
     match_pairs,
     nearest_frames,
@@ -75,6 +79,8 @@ class RelativeConfig:
     """Which: the most similar; any; or the most similar one and those filmed after it."""
     head: HeadName = "6d+t"
     """How the network says a relative pose."""
+    consensus: bool = False
+    """Hold matches less likely whose neighbours match elsewhere."""
     scene_codes: int = 16
     """Numbers of the query's codes that the network sees beside the matches: they tell depths in
     the place that it was trained in. 0 for a network that is to know none."""
@@ -209,7 +215,7 @@ def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     apart = (centers_N3[pairs_P2[:, 0]] - centers_N3[pairs_P2[:, 1]]).norm(dim=-1)
     unit = float(apart.median()) or 1.0
     place = Place([view.name for view in used], cam_from_world, frames, vectors_ND, whitening, unit)
-    pairs = match_pairs(frames, pairs_P2, reader.grid, run)
+    pairs = match_pairs(frames, pairs_P2, reader.grid, run, config.consensus)
     return Lesson(reader, place, pairs, [views[chosen[number]] for number in trials])
 
 
@@ -382,11 +388,13 @@ def new_pair_network(config: RelativeConfig) -> PairNetwork:
     return PairNetwork(config.head, config.scene_codes, config.width)
 
 
-def open_pair_network(tensors: Tensors, config: RelativeConfig, run: Run) -> PairNetwork:
+def open_pair_network(
+    tensors: Tensors, config: RelativeConfig, run: Run, prefix: str = NETWORK
+) -> PairNetwork:
     """The network of pairs of a map."""
     with torch.device("meta"):
         network = new_pair_network(config)
-    load_network(network, tensors, run)
+    load_network(network, tensors, run, prefix)
     return network
 
 
@@ -512,6 +520,7 @@ class RelativeLocalizer:
             rays_KL2,
             frames.rays(reference_K).to(device),
             grid,
+            self.config.consensus,
         )
         guess, channels_KChw = look(matches, rays_KL2, grid)
         # As the pairs that were learned from, which are kept in half precision.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from reloc.contract import Run
 from reloc.geometry.rigid3d import Rigid3d
@@ -23,8 +22,6 @@ from reloc.methods.relative.frames import Frames
 
 # Cells of the pairs whose volumes are made at once.
 _CELLS_AT_ONCE = 10_000
-# With fewer cells than this, none are put together.
-_MIN_FINE_CELLS = 600
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,21 +50,6 @@ def nearest_frames(vectors_ND: Tensor, vector_D: Tensor, count: int) -> Tensor:
     """Indices of the `count` frames whose vectors are most alike, the best first."""
     similarity_N = vectors_ND @ vector_D
     return similarity_N.argsort(descending=True, stable=True)[:count]
-
-
-def coarse_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    """Half as many rows and columns, where that leaves enough."""
-    rows, columns = grid
-    return (rows // 2, columns // 2) if rows * columns >= _MIN_FINE_CELLS else grid
-
-
-def coarse_codes(codes_NLP: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Codes (N, L', P) of unit length on the coarse grid."""
-    if coarse_grid(grid) == grid:
-        return codes_NLP
-    rows, columns = coarse_grid(grid)
-    codes = codes_NLP.mT.unflatten(-1, grid)[:, :, : 2 * rows, : 2 * columns]
-    return functional.normalize(functional.avg_pool2d(codes, 2).flatten(2).mT, dim=-1)
 
 
 def choose_pairs(
@@ -108,8 +90,10 @@ def choose_pairs(
     return torch.cat(chosen).sort(dim=1).values.unique(dim=0)
 
 
-def match_pairs(frames: Frames, pairs_P2: Tensor, grid: tuple[int, int], run: Run) -> Pairs:
-    """Both directions of pairs (P, 2) of frames: 2 P pairs."""
+def match_pairs(
+    frames: Frames, pairs_P2: Tensor, grid: tuple[int, int], run: Run, consensus: bool = False
+) -> Pairs:
+    """Both directions of pairs (P, 2) of frames: 2 P pairs. For `consensus`, see `correlation`."""
     rows, columns = grid
     total = 2 * len(pairs_P2)
     channels = torch.empty(total, NUM_CHANNELS, rows, columns, dtype=torch.float16)
@@ -121,7 +105,7 @@ def match_pairs(frames: Frames, pairs_P2: Tensor, grid: tuple[int, int], run: Ru
     ):
         codes = [frames.codes(index).to(run.device) for index in (first_K, second_K)]
         rays = [frames.rays(index).to(run.device) for index in (first_K, second_K)]
-        both = match_both_ways(codes[0], codes[1], rays[0], rays[1], grid)
+        both = match_both_ways(codes[0], codes[1], rays[0], rays[1], grid, consensus)
         for matches, own_rays in zip(both, rays, strict=True):
             part = slice(done, done + len(first_K))
             guess, channels_KChw = look(matches, own_rays, grid)

@@ -100,10 +100,10 @@ def _embedded(lesson: Lesson, config: RelocNetConfig, run: Run) -> family.Place:
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         layer = nn.Linear(raw_NG.shape[1], config.embedding)
+        nn.init.normal_(layer.weight, std=raw_NG.shape[1] ** -0.5)
     scale = raw_NG.std(0).clamp_min(1e-4)
     mean = raw_NG.mean(0)
     inputs_NG = (raw_NG - mean) / scale
-    nn.init.normal_(layer.weight, std=raw_NG.shape[1] ** -0.5)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)

@@ -28,8 +28,8 @@ class DenseVladInterConfig:
 
     descriptor: DenseVladConfig = field(default_factory=DenseVladConfig)
     """The descriptor."""
-    min_confidence: float = 0.05
-    """A query whose answer is less sure is declined."""
+    min_confidence: float = 0.2
+    """A query whose answer is less sure is declined: most photos of other places are below."""
     num_views: int = 20
     """Most similar views that an answer is made of."""
     ridge: float = 0.1

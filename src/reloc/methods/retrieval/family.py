@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.nn import functional
 
 from reloc.contract import PoseEstimate, Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
@@ -21,7 +22,7 @@ from reloc.nn.descriptors.index import DescriptorIndex
 from reloc.scenes.scene import Query, View
 
 Describe = Callable[[Tensor], Tensor]
-"""An image (3, H, W) uint8 RGB to a vector (D,) float32 of norm 1; of zeros: it shows nothing."""
+"""An image (3, H, W) uint8 RGB to a vector (D,) float32 of norm 1 at most; zeros: no contrast."""
 Blend = Callable[[Rigid3d, Tensor, Tensor], Rigid3d]
 """Poses (K,) of the views most like a query, their vectors (K, D) and its (D,): its pose."""
 
@@ -91,7 +92,7 @@ def localizer(
     state = descriptor_state(tensors)
     return RetrievalLocalizer(
         tensors,
-        open_descriptor(name, state, config).describe,
+        open_descriptor(name, state, config).describe_known,
         Certainty.from_tensor(tensors["certainty"]),
         min_confidence,
         num_blended,
@@ -159,5 +160,6 @@ class RetrievalLocalizer:
         pose = self._cam_from_world[best]
         if self._blend is not None:
             vectors_KD = self._vectors_ND[nearest_K].float()
+            vector_D = functional.normalize(vector_D, dim=0)
             pose = self._blend(self._cam_from_world[nearest_K], vectors_KD, vector_D)
         return PoseEstimate(pose, confidence=confidence, reference=self._names[best])

@@ -20,8 +20,8 @@ class NetVladRetrievalConfig:
     """The descriptor."""
     training: NetVladTraining = field(default_factory=NetVladTraining)
     """How its words are trained; with 0 steps they stay as k-means found them."""
-    min_confidence: float = 0.05
-    """A query whose answer is less sure is declined."""
+    min_confidence: float = 0.2
+    """A query whose answer is less sure is declined: most photos of other places are below."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:

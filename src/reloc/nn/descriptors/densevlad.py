@@ -76,6 +76,10 @@ class DenseVlad:
         """(D,) float32 of norm 1; zeros where no part of the image has contrast."""
         return self._whitening(_raw(image_3HW, self._vocabulary_KC, self._config))
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """`describe` times how much of the image is like mapping images at all, in [0, 1]."""
+        return self._whitening.known(_raw(image_3HW, self._vocabulary_KC, self._config))
+
     def state(self) -> dict[str, Tensor]:
         """Vocabulary and whitening."""
         return {"vocabulary": self._vocabulary_KC, **self._whitening.state()}

@@ -24,6 +24,14 @@ class Descriptor(Protocol):
         """(D,) float32 of norm 1, of an image (3, H, W) uint8 RGB; zeros where it shows nothing."""
         ...
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """`describe` times a number in [0, 1]: how much of the image is like mapping images at all.
+
+        Its inner products with vectors of mapping images say whether an image is of their place;
+        among them they rank as those of `describe` do.
+        """
+        ...
+
     def state(self) -> dict[str, Tensor]:
         """What was fitted, for a map: `open_descriptor` makes the same descriptor of it."""
         ...

@@ -64,6 +64,10 @@ class Gem:
         means_2C = both_N2C.pow(self._power).mean(0).pow(1 / self._power)
         return functional.normalize(means_2C, dim=0)
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """`describe` times how much of the image is like mapping images at all, in [0, 1]."""
+        return self._whitening.known(self.raw(image_3HW))
+
     def state(self) -> dict[str, Tensor]:
         """Whitening, and which encoder."""
         return {**self._whitening.state(), **self._codes.state()}

@@ -70,6 +70,10 @@ class Gist:
         """(D,) float32 of norm 1; zeros where the image has no contrast."""
         return self._whitening(raw_gist(image_3HW, self._config))
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """`describe` times how much of the image is like mapping images at all, in [0, 1]."""
+        return self._whitening.known(raw_gist(image_3HW, self._config))
+
     def state(self) -> dict[str, Tensor]:
         """The whitening."""
         return self._whitening.state()

@@ -95,6 +95,10 @@ class NetVlad:
             return torch.zeros(self.layer.words.numel())
         return self.layer(codes_NC[None])[0]
 
+    def describe_known(self, image_3HW: Tensor) -> Tensor:
+        """`describe` times how much of the image is like mapping images at all, in [0, 1]."""
+        return self._whitening.known(self.raw(image_3HW))
+
     def state(self) -> dict[str, Tensor]:
         """Words, whitening, and which encoder."""
         layer = {f"netvlad_{name}": value for name, value in self.layer.state_dict().items()}

@@ -1,0 +1,195 @@
+"""Laws of what the relative family is made of: matches, guesses, overlaps, graphs, answers."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from reloc.contract import Run
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.geometry.rotation import angle_between_rad
+from reloc.input_error import InputError
+from reloc.methods.relative import family
+from reloc.methods.relative.combine import combine
+from reloc.methods.relative.correlation import (
+    Matches,
+    beliefs,
+    channels_of,
+    guess_pose,
+    match_both_ways,
+)
+from reloc.methods.relative.frames import cell_rays
+from reloc.methods.relative.mapfree import METHOD as MAPFREE
+from reloc.methods.relative.relocnet import frustum_overlap
+from reloc.methods.relative.relpose_gnn import METHOD as RELPOSE_GNN
+from reloc.scenes.scene import Scene
+
+GRID, SIZE = (12, 16), (128, 96)
+CAMERA = Camera.simple_pinhole(110.0, *SIZE)
+POSE = Rigid3d.exp(torch.tensor([0.05, -0.2, 0.03, 0.4, 0.1, -0.1], dtype=torch.float64))
+
+
+def _exact_matches(pose: Rigid3d, seed: int = 0) -> tuple[Matches, torch.Tensor]:
+    """Each cell of a query with the ray by which a reference sees its point."""
+    rays = cell_rays(CAMERA, SIZE)
+    depth = 1.5 + 2 * torch.rand(len(rays), generator=torch.Generator().manual_seed(seed))
+    points = torch.cat([rays, torch.ones(len(rays), 1)], 1).double() * depth[:, None]
+    seen = pose.inverse() @ points
+    matched = (seen[:, :2] / seen[:, 2:]).float()
+    ones = torch.ones(1, len(rays))
+    return Matches(matched[None], ones, ones.clone()), rays[None]
+
+
+def test_exact_matches_give_the_turn_and_the_heading():
+    matches, rays = _exact_matches(POSE)
+    guess = guess_pose(matches, rays)
+    angle_deg = angle_between_rad(guess.turn_B33[0].double(), POSE.rotation).rad2deg()
+    unit = POSE.translation / POSE.translation.norm()
+    assert float(angle_deg) < 0.5
+    assert float(guess.heading_B3[0].double() @ unit) > 0.995
+
+
+def test_wrong_matches_that_are_not_believed_change_little():
+    matches, rays = _exact_matches(POSE)
+    generator = torch.Generator().manual_seed(3)
+    wrong = torch.rand(matches.weight_BL.shape, generator=generator) < 0.4
+    spoilt = dataclasses.replace(
+        matches,
+        rays_BL2=torch.where(wrong[..., None], -matches.rays_BL2, matches.rays_BL2),
+        weight_BL=torch.where(wrong, 0.05, 1.0),
+    )
+    guess = guess_pose(spoilt, rays)
+    angle_deg = angle_between_rad(guess.turn_B33[0].double(), POSE.rotation).rad2deg()
+    assert float(angle_deg) < 1.0
+
+
+def test_where_nothing_moved_channels_show_no_parallax():
+    turned = Rigid3d(POSE.rotation, torch.zeros(3, dtype=torch.float64))
+    matches, rays = _exact_matches(turned)
+    channels = channels_of(matches, rays, guess_pose(matches, rays), GRID)
+    moved, rays_there = _exact_matches(POSE)
+    channels_moved = channels_of(moved, rays_there, guess_pose(moved, rays_there), GRID)
+    assert float(channels[:, 2:4].abs().max()) < 0.02
+    assert float(channels_moved[:, 2:4].abs().max()) > 0.5
+
+
+@pytest.mark.parametrize("consensus", [False, True])
+def test_a_shifted_image_is_matched_by_its_shift(consensus):
+    """Codes that are all different, moved by two columns: matches lead back, with belief."""
+    rows, columns = GRID
+    codes = torch.randn(rows, columns + 2, 32, generator=torch.Generator().manual_seed(0))
+    codes = torch.nn.functional.normalize(codes, dim=-1)
+    first = codes[:, :-2].reshape(1, -1, 32)
+    second = codes[:, 2:].reshape(1, -1, 32)
+    rays = cell_rays(CAMERA, SIZE)[None]
+    there, back = match_both_ways(first, second, rays, rays, GRID, consensus)
+    shift = there.rays_BL2.unflatten(1, GRID)[0, :, 2:] - rays.unflatten(1, GRID)[0, :, :-2]
+    assert float(shift.abs().max()) < 1e-3
+    assert float(there.weight_BL.unflatten(1, GRID)[0, :, 2:].min()) > 0.4
+    moved_back = back.rays_BL2.unflatten(1, GRID)[0, :, :-2] - rays.unflatten(1, GRID)[0, :, 2:]
+    assert float(moved_back.abs().max()) < 1e-3
+    # An image of other codes is believed less than this one.
+    other = torch.nn.functional.normalize(torch.randn(1, rows * columns, 32), dim=-1)
+    both = beliefs(first[0], torch.cat([second, other]), GRID)
+    assert float(both[0]) > 2 * float(both[1])
+
+
+def test_frusta_overlap_with_themselves_and_not_with_those_behind():
+    eye = torch.eye(3, dtype=torch.float64)
+    back = torch.diag(torch.tensor([-1.0, 1.0, -1.0], dtype=torch.float64))
+    moved = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)
+    zero = torch.zeros(3, dtype=torch.float64)
+    poses = Rigid3d(torch.stack([eye, back, eye]), torch.stack([zero, zero, moved]))
+    rays = cell_rays(CAMERA, SIZE)
+    corners = torch.stack([rays.amin(0), rays.amax(0)]).expand(3, 2, 2)
+    pairs = torch.tensor([[0, 0], [0, 1], [0, 2], [2, 0]])
+    overlap = frustum_overlap(poses, corners, pairs, 4.0)
+    assert float(overlap[0]) == 1
+    assert float(overlap[1]) == 0
+    # Ahead by a quarter: part of each is in the other.
+    assert 0.1 < float(overlap[2]) < 1
+    assert 0.1 < float(overlap[3]) < 1
+
+
+def _answers(signed: bool = True) -> tuple[Rigid3d, Rigid3d, Rigid3d]:
+    """A query's pose, those of references round it, and the relative poses between."""
+    generator = torch.Generator().manual_seed(4)
+    tangents = torch.randn(6, 6, generator=generator, dtype=torch.float64) * 0.3
+    references = Rigid3d.exp(tangents)
+    between = Rigid3d(POSE.rotation.expand(6, 3, 3), POSE.translation.expand(6, 3))
+    relative = between @ references.inverse()
+    sign = 1.0 if signed else torch.tensor([1.0, -1, 1, -1, 1, -1]).double()[:, None]
+    unit = torch.nn.functional.normalize(relative.translation, dim=-1) * sign
+    return references, relative, Rigid3d(relative.rotation, unit)
+
+
+def test_true_answers_combine_to_the_truth_however_they_are_combined():
+    references, relative, directions = _answers()
+    scales = torch.zeros(6, 2)
+    for how in ("average", "single"):
+        found = combine(relative, references, scales, how, 1.0, 10.0)
+        assert found is not None
+        torch.testing.assert_close(found.cam_from_world.matrix, POSE.matrix, rtol=0, atol=1e-6)
+    found = combine(directions, references, scales, "triangulate", 1.0, 10.0)
+    assert found is not None
+    torch.testing.assert_close(found.cam_from_world.matrix, POSE.matrix, rtol=0, atol=1e-5)
+    assert bool(found.agreeing_K.all())
+    _, _, either_way = _answers(signed=False)
+    found = combine(either_way, references, scales, "triangulate", 1.0, 10.0, signed=False)
+    assert found is not None
+    torch.testing.assert_close(found.cam_from_world.matrix, POSE.matrix, rtol=0, atol=1e-5)
+
+
+def test_single_takes_the_surest_and_a_minority_of_wrong_ones_is_outvoted():
+    references, relative, _ = _answers()
+    wrong = relative.translation.clone()
+    wrong[:2] += 5.0
+    spoilt = Rigid3d(relative.rotation, wrong)
+    scales = torch.zeros(6, 2)
+    scales[3] = -1.0
+    for how in ("average", "single"):
+        found = combine(spoilt, references, scales, how, 1.0, 10.0)
+        assert found is not None
+        torch.testing.assert_close(found.cam_from_world.matrix, POSE.matrix, rtol=0, atol=1e-4)
+
+
+def test_one_view_cannot_be_learned_from(small_room: Scene):
+    with pytest.raises(InputError, match="pairs"):
+        family.build_map(small_room.mapping[:1], family.RelativeConfig(**family.TINY), Run())
+
+
+def test_a_graph_that_has_learned_nothing_changes_nothing(small_room: Scene):
+    views = list(small_room.mapping[:8])
+    tiny = dataclasses.replace(RELPOSE_GNN.tiny, steps=4)
+    tensors = dict(RELPOSE_GNN.build_map(views, tiny, Run()))
+    for name in ("graph.leave.weight", "graph.leave.bias"):
+        tensors[name] = torch.zeros_like(tensors[name])
+    query = [small_room.queries[0].query()]
+    alone = dataclasses.replace(tiny, recursions=0)
+    with_graph = RELPOSE_GNN.localizer(tensors, tiny, Run()).localize(query)[0]
+    without = RELPOSE_GNN.localizer(tensors, alone, Run()).localize(query)[0]
+    assert (with_graph.cam_from_world is None) == (without.cam_from_world is None)
+    if with_graph.cam_from_world is not None and without.cam_from_world is not None:
+        assert torch.equal(with_graph.cam_from_world.matrix, without.cam_from_world.matrix)
+
+
+def test_one_photo_with_depth_is_map_enough_for_local_features(small_room: Scene):
+    """And without depth, one photo fixes no length: the query is declined."""
+    config = MAPFREE.presets["sift"]
+    centers = torch.stack([view.center_world for view in small_room.mapping])
+    axes = torch.stack([view.cam_from_world.rotation[2] for view in small_room.mapping])
+    cost = torch.cdist(centers, centers) - (axes @ axes.T) + 10 * torch.eye(len(centers))
+    first, second = divmod(int(cost.argmin()), len(centers))
+    reference, asked = small_room.mapping[first], small_room.mapping[second]
+    tensors = MAPFREE.build_map([reference], config, Run())
+    query = asked.query(with_depth=False)
+    found = MAPFREE.localizer(tensors, config, Run()).localize([query])[0]
+    assert found.cam_from_world is not None
+    error = found.cam_from_world @ asked.cam_from_world.inverse()
+    assert float(error.log()[:3].norm().rad2deg()) < 1.0
+    assert float(error.log()[3:].norm()) < 0.05
+    blind = dataclasses.replace(reference, depth_reader=None)
+    tensors = MAPFREE.build_map([blind], config, Run())
+    found = MAPFREE.localizer(tensors, config, Run()).localize([query])[0]
+    assert found.cam_from_world is None
