@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ WIDTHS = {
 # Diameter of what a descriptor looks at, in pixels, roughly: matching does not depend on it.
 _DIAMETERS_PX = {"encoder": 64.0, "alike": 32.0, "r2d2": 64.0, "superpoint": 32.0}
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Detect = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """An image (3, H, W) uint8 and a number, to keypoints (N, 2) and descriptors (N, D)."""
 
@@ -70,7 +72,7 @@ def _detector(kind: LearnedKind) -> Detect:
     return lambda image, count: alike.detect(network, image.float() / 255, count)
 
 
-def _with_weights(make: Callable[[], nn.Module], name: PublishedName) -> nn.Module:
+def _with_weights(make: Callable[[], NetworkT], name: PublishedName) -> NetworkT:
     """A network of ours with the weights of others, ready to use."""
     # On "meta": random weights, which these replace, would draw from the process's random state.
     with torch.device("meta"):

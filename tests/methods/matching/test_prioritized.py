@@ -65,7 +65,7 @@ def test_features_find_their_points_and_the_search_ends_early(points, search, sm
 
 
 def test_points_round_a_match_are_looked_for(points, small_room) -> None:
-    """A point alone in its word cannot be told apart from others there; its neighbours get to it."""
+    """A point alone in its word can be told apart from nothing there; its neighbours get to it."""
     query = small_room.queries[0].query()
     features = _seen(points, list(range(100)))
     words_ND = as_vectors(points.descriptors_ND)

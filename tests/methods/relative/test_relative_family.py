@@ -1,10 +1,12 @@
 """Laws of what the relative family is made of: matches, guesses, overlaps, graphs, answers."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
+import reloc
 from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
@@ -12,6 +14,7 @@ from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
 from reloc.methods.relative import family
 from reloc.methods.relative.combine import combine
+from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.correlation import (
     Matches,
     beliefs,
@@ -23,6 +26,7 @@ from reloc.methods.relative.frames import cell_rays
 from reloc.methods.relative.mapfree import METHOD as MAPFREE
 from reloc.methods.relative.relocnet import frustum_overlap
 from reloc.methods.relative.relpose_gnn import METHOD as RELPOSE_GNN
+from reloc.scenes.images import query_from_image
 from reloc.scenes.scene import Scene
 
 GRID, SIZE = (12, 16), (128, 96)
@@ -156,7 +160,21 @@ def test_single_takes_the_surest_and_a_minority_of_wrong_ones_is_outvoted():
 
 def test_one_view_cannot_be_learned_from(small_room: Scene):
     with pytest.raises(InputError, match="pairs"):
-        family.build_map(small_room.mapping[:1], family.RelativeConfig(**family.TINY), Run())
+        family.build_map(small_room.mapping[:1], RelativeConfig(**TINY), Run())
+
+
+@pytest.mark.data
+def test_photos_of_elsewhere_are_declined_and_views_of_the_place_are_not(shared_data: Path):
+    scene = reloc.load_scene(shared_data / "7scenes" / "redkitchen")
+    config = RelativeConfig(steps=2, num_images=12, pairs_per_view=2, num_candidates=12)
+    tensors = family.build_map(scene.mapping[:360:30], config, Run())
+    localizer = family.localizer(tensors, config, Run())
+    asked = [view.query() for view in scene.mapping[15:360:90]]
+    assert all(answer.cam_from_world is not None for answer in localizer.localize(asked))
+    photos = sorted((shared_data / "photos").glob("*/*.jpg"))[::150]
+    assert len(photos) >= 5
+    elsewhere = [query_from_image(path) for path in photos]
+    assert all(answer.cam_from_world is None for answer in localizer.localize(elsewhere))
 
 
 def test_a_graph_that_has_learned_nothing_changes_nothing(small_room: Scene):

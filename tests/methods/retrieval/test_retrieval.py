@@ -131,16 +131,16 @@ def test_a_view_is_found_again_and_sure_of_itself(small_room) -> None:
 
 @pytest.mark.data
 def test_photos_of_other_places_are_declined(shared_data) -> None:
-    """Few pass for the kitchen; its own frames, from mapping views that were held back, do."""
+    """Hardly one passes for the kitchen; frames of its own that were held back all do."""
     kitchen = load_scene(shared_data / "7scenes" / "redkitchen", LoadOptions())
-    # Every fourth frame is mapped, and what lies halfway between two of them is asked for.
-    mapped = replace(kitchen, mapping=kitchen.mapping[::4])
+    # Every fifth frame is mapped, and what lies halfway between two of them is asked for.
+    mapped = replace(kitchen, mapping=kitchen.mapping[::5])
     map_ = reloc.build_map("densevlad", mapped, DenseVladRetrievalConfig(QUICK), Run())
-    photos = sorted((shared_data / "photos").rglob("*.jpg"))[::40]
+    photos = sorted((shared_data / "photos").rglob("*.jpg"))[::50]
     asked = [query_from_image(path, None) for path in photos]
     answers = reloc.localize(map_, asked)
     accepted = sum(answers[query.name].cam_from_world is not None for query in asked)
     assert accepted <= 0.1 * len(asked)
-    own = [view.query() for view in kitchen.mapping[2::40]]
+    own = [view.query() for view in kitchen.mapping[2::50]]
     answers = reloc.localize(map_, own)
     assert all(answers[query.name].cam_from_world is not None for query in own)

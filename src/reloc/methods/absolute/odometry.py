@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from reloc.contract import Run
 from reloc.estimation.matching import match_mutual
 from reloc.estimation.relative import Correspondences, estimate_relative_pose
+from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.nn.local_features import extract_features
+from reloc.nn.local_features import LocalFeatures, extract_features
 from reloc.scenes.scene import Query
 
 _MAX_KEYPOINTS = 1000
@@ -37,19 +38,41 @@ class Motion:
 
 def frame_to_frame(frames: Sequence[Query], run: Run) -> list[Motion]:
     """Motions from each frame to the next, where enough points are matched."""
-    features = [extract_features(frame.image, "orb", _MAX_KEYPOINTS) for frame in frames]
+    pairs = [(first, first + 1) for first in range(len(frames) - 1)]
+    return motions_between(lambda index: frames[index], pairs, run)
+
+
+def motions_between(
+    frame_at: Callable[[int], Query], pairs: Sequence[tuple[int, int]], run: Run
+) -> list[Motion]:
+    """Motions between pairs of frames, where enough points are matched.
+
+    Args:
+        frame_at: reads a frame.
+        pairs: indices of frames.
+        run: seed.
+    """
+    seen: dict[int, tuple[LocalFeatures, Camera]] = {}
+
+    def features_of(index: int) -> tuple[LocalFeatures, Camera]:
+        if index not in seen:
+            frame = frame_at(index)
+            features = extract_features(frame.image, "orb", _MAX_KEYPOINTS)
+            seen[index] = (features, frame.camera)
+        return seen[index]
+
     motions = []
-    for first in range(len(frames) - 1):
-        second = first + 1
-        pairs_K2 = match_mutual(features[first].descriptors_ND, features[second].descriptors_ND)
+    for first, second in pairs:
+        (of_first, camera0), (of_second, camera1) = features_of(first), features_of(second)
+        pairs_K2 = match_mutual(of_first.descriptors_ND, of_second.descriptors_ND)
         if len(pairs_K2) < _MIN_INLIERS:
             continue
         found = estimate_relative_pose(
             Correspondences(
-                features[first].keypoints_N2[pairs_K2[:, 0]].double(),
-                features[second].keypoints_N2[pairs_K2[:, 1]].double(),
-                frames[first].camera,
-                frames[second].camera,
+                of_first.keypoints_N2[pairs_K2[:, 0]].double(),
+                of_second.keypoints_N2[pairs_K2[:, 1]].double(),
+                camera0,
+                camera1,
             ),
             seed=run.seed,
         )

@@ -197,7 +197,7 @@ METHOD = Method(
     paper="Cavallari et al., On-the-Fly Adaptation of Regression Forests for Online Camera "
     "Relocalisation, CVPR 2017",
     config=AdaptiveForestConfig,
-    tiny=AdaptiveForestConfig(filling_pixels=1000, query_pixels=1000),
+    tiny=AdaptiveForestConfig(filling_pixels=600, num_modes=3, query_pixels=500),
     build_map=build_map,
     localizer=localizer,
     pretrain=pretrain,

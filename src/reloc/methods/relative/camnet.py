@@ -11,8 +11,10 @@ from torch import Tensor
 from reloc.contract import Localizer, Method, PoseEstimate, Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
-from reloc.methods.relative import family
-from reloc.methods.relative.family import GROWTH, Asked, Place, RelativeConfig, RelativeLocalizer
+from reloc.methods.relative import family, learning
+from reloc.methods.relative.config import TINY, RelativeConfig
+from reloc.methods.relative.family import GROWTH, Asked, RelativeLocalizer
+from reloc.methods.relative.learning import Place
 from reloc.scenes.scene import Query, View
 
 _FINE = "fine."
@@ -50,8 +52,8 @@ def pose_distance(place: Place, pose: Rigid3d, extent: float) -> Tensor:
 
 def build_map(views: Sequence[View], config: CamNetConfig, run: Run) -> Tensors:
     """Learn relative poses of pairs, once of all and once of near ones."""
-    lesson = family.prepare(views, config, run)
-    coarse = family.train_pair_network(lesson, config, run)
+    lesson = learning.prepare(views, config, run)
+    coarse = learning.train_pair_network(lesson, config, run)
     pairs, place = lesson.pairs, lesson.place
     between = (
         place.cam_from_world[pairs.query_P] @ place.cam_from_world[pairs.reference_P].inverse()
@@ -61,7 +63,7 @@ def build_map(views: Sequence[View], config: CamNetConfig, run: Run) -> Tensors:
         _EXTENT_SHARE * _extent(place)
     )
     near = cost_P.argsort(stable=True)[: max(2, int(len(pairs) * config.fine_share))]
-    fine = family.train_pair_network(lesson, config, run, near, "fine", coarse)
+    fine = learning.train_pair_network(lesson, config, run, near, "fine", coarse)
     tensors = {
         **family.map_tensors(lesson, config),
         **family.network_tensors(coarse),
@@ -121,7 +123,7 @@ METHOD = Method(
     paper="Ding, Wang, Sun, Shi and Luo, CamNet: Coarse-to-Fine Retrieval for Camera "
     "Re-Localization, ICCV 2019",
     config=CamNetConfig,
-    tiny=CamNetConfig(**{**family.TINY, "steps": 25}, fine_neighbours=6),
+    tiny=CamNetConfig(**{**TINY, "steps": 25}, fine_neighbours=6),
     build_map=build_map,
     localizer=localizer,
 )

@@ -93,6 +93,11 @@ def combine(
         found = triangulate_camera(
             centers_K3, towards_K3, weights_K * turned_K, max_angle_deg, signed
         )
+        if found is None and signed:
+            # Rays that meet nowhere ahead: where little moved, a sign is a matter of noise.
+            found = triangulate_camera(
+                centers_K3, towards_K3, weights_K * turned_K, max_angle_deg, signed=False
+            )
         if found is None:
             return None
         rotation = average_rotations(said.rotation[found.inliers_N], weights_K[found.inliers_N])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.relative import family
 from reloc.methods.relative.combine import Combination
-from reloc.methods.relative.family import RelativeConfig
+from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.heads import HeadName
 from reloc.scenes.scene import View
 
@@ -47,7 +47,7 @@ METHOD = Method(
     "from Essential Matrices, ICRA 2020",
     config=EssNetConfig,
     tiny=EssNetConfig(
-        **{**family.TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15},
+        **{**TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15},
         max_angle_deg=60.0,
     ),
     build_map=build_map,

@@ -9,7 +9,7 @@ from typing import Literal
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.estimation.two_photos import TwoPhotosConfig
 from reloc.methods.relative import family
-from reloc.methods.relative.family import RelativeConfig
+from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.photo_matching import PhotoMatchingLocalizer
 from reloc.methods.relative.photo_matching import build_map as build_matching_map
 from reloc.scenes.scene import View
@@ -63,7 +63,7 @@ METHOD = Method(
     paper="Arnold, Wynn, Vicente, Garcia-Hernando, Monszpart, Prisacariu, Turmukhambetov and "
     "Brachmann, Map-Free Visual Relocalization, ECCV 2022",
     config=MapfreeConfig,
-    tiny=MapfreeConfig(**family.TINY),
+    tiny=MapfreeConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
     presets={

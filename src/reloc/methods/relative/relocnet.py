@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.relative import family
-from reloc.methods.relative.family import Lesson, RelativeConfig
+from reloc.methods.relative import family, learning
+from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.heads import HeadName
+from reloc.methods.relative.learning import Lesson, Place
 from reloc.nn.descriptors.whitening import Whitening
 from reloc.scenes.scene import View
 from reloc.training.fit import fit
@@ -80,7 +81,7 @@ def frustum_overlap(
 
 def build_map(views: Sequence[View], config: RelocNetConfig, run: Run) -> Tensors:
     """Learn a vector whose distances are overlaps of frusta, then relative poses."""
-    lesson = family.prepare(views, config, run)
+    lesson = learning.prepare(views, config, run)
     if config.embedding:
         lesson = replace(lesson, place=_embedded(lesson, config, run))
     return family.finish_map(lesson, config, localizer, run)
@@ -91,7 +92,7 @@ def localizer(tensors: Tensors, config: RelocNetConfig, run: Run) -> Localizer:
     return family.localizer(tensors, config, run)
 
 
-def _embedded(lesson: Lesson, config: RelocNetConfig, run: Run) -> family.Place:
+def _embedded(lesson: Lesson, config: RelocNetConfig, run: Run) -> Place:
     """The place with vectors that overlap has taught."""
     place = lesson.place
     raw_NG = place.frames.vectors_NG
@@ -118,12 +119,13 @@ def _embedded(lesson: Lesson, config: RelocNetConfig, run: Run) -> family.Place:
         mean_P = (overlap_P + overlap_P.reshape(len(some_B), -1).T.flatten()) / 2
         return (similarity_P - mean_P).square().mean()
 
-    steps = family.fit_config(config.embedding_steps, 3e-3)
+    steps = learning.fit_config(config.embedding_steps, 3e-3)
     fit(layer, loss_at, steps, stage(run, "embedding"), "learning overlaps")
     # The form in which vectors of other rows are whitened: a mean, and a projection.
     offset = torch.linalg.lstsq(layer.weight.detach(), layer.bias.detach()[:, None]).solution[:, 0]
     projection_GE = (layer.weight.detach() / scale).T
-    whitening = Whitening((mean - offset * scale).half(), projection_GE.half())
+    lengths_E = projection_GE.norm(dim=0)
+    whitening = Whitening((mean - offset * scale).half(), projection_GE.half(), lengths_E)
     return replace(place, whitening=whitening, vectors_ND=whitening(raw_NG).half().float())
 
 
@@ -134,7 +136,7 @@ METHOD = Method(
     paper="Balntas, Li and Prisacariu, RelocNet: Continuous Metric Learning Relocalisation Using "
     "Neural Nets, ECCV 2018",
     config=RelocNetConfig,
-    tiny=RelocNetConfig(**family.TINY, embedding=16, embedding_steps=40),
+    tiny=RelocNetConfig(**TINY, embedding=16, embedding_steps=40),
     build_map=build_map,
     localizer=localizer,
     presets={

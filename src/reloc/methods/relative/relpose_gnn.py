@@ -12,18 +12,14 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.input_error import InputError
-from reloc.methods.relative import family
+from reloc.methods.relative import family, learning
+from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.correlation import Guess
-from reloc.methods.relative.family import (
-    GROWTH,
-    Asked,
-    Lesson,
-    Place,
-    RelativeConfig,
-    RelativeLocalizer,
-)
+from reloc.methods.relative.family import GROWTH, Asked, RelativeLocalizer
 from reloc.methods.relative.heads import HEADS
+from reloc.methods.relative.learning import Lesson, Place
 from reloc.methods.relative.network import Edges, PairNetwork, edge_loss
+from reloc.methods.relative.pairs import targets
 from reloc.scenes.scene import View
 from reloc.training.fit import fit
 from reloc.training.stages import stage
@@ -159,8 +155,8 @@ def build_map(views: Sequence[View], config: RelposeGnnConfig, run: Run) -> Tens
     """Learn relative poses of pairs, then how the views of a graph correct one another."""
     if config.recursions:
         _graph_parts()
-    lesson = family.prepare(views, config, run)
-    network = family.train_pair_network(lesson, config, run)
+    lesson = learning.prepare(views, config, run)
+    network = learning.train_pair_network(lesson, config, run)
     tensors = {**family.map_tensors(lesson, config), **family.network_tensors(network)}
     if config.recursions:
         graph = _train_graph(lesson, network, config, run)
@@ -175,7 +171,7 @@ def _train_graph(
     pairs, place = lesson.pairs, lesson.place
     with torch.no_grad():
         parts = [
-            network(*family.pair_input(pairs, index, place.frames, config, run))
+            network(*learning.pair_input(pairs, index, place.frames, config, run))
             for index in torch.arange(len(pairs)).split(256)
         ]
     said = Edges(
@@ -205,12 +201,12 @@ def _train_graph(
             ]
         )
         index_B = index_QK.flatten()
-        edges = family.some_edges(said, index_B.to(run.device))
+        edges = learning.some_edges(said, index_B.to(run.device))
         gap, index_2E = gaps(edges, pairs.reference_P[index_QK], place, config)
-        target = family.targets(pairs, index_B, place.cam_from_world, place.unit).to(run.device)
+        target = targets(pairs, index_B, place.cam_from_world, place.unit).to(run.device)
         return edge_loss(graph(edges, gap, index_2E), config.head, target)
 
-    steps = family.fit_config(config.graph_steps, config.max_learning_rate / 2)
+    steps = learning.fit_config(config.graph_steps, config.max_learning_rate / 2)
     fit(graph, loss_at, steps, stage(run, "graph"), "learning graphs")
     return graph.eval().requires_grad_(False)
 
@@ -257,7 +253,7 @@ METHOD = Method(
     paper="Turkoglu, Brachmann, Schindler, Brostow and Monszpart, Visual Camera Re-Localization "
     "Using Graph Neural Networks and Relative Pose Supervision, 3DV 2021",
     config=RelposeGnnConfig,
-    tiny=RelposeGnnConfig(**family.TINY, graph_steps=15, graphs_per_step=4),
+    tiny=RelposeGnnConfig(**TINY, graph_steps=15, graphs_per_step=4),
     build_map=build_map,
     localizer=localizer,
     presets={

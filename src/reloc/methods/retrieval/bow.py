@@ -17,8 +17,8 @@ class BowRetrievalConfig:
 
     descriptor: BowConfig = field(default_factory=BowConfig)
     """The descriptor."""
-    min_confidence: float = 0.2
-    """A query whose answer is less sure is declined: most photos of other places are below."""
+    min_confidence: float = 0.05
+    """A query whose answer is less sure is declined."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:

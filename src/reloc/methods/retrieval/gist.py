@@ -17,8 +17,9 @@ class GistRetrievalConfig:
 
     descriptor: GistConfig = field(default_factory=GistConfig)
     """The descriptor."""
-    min_confidence: float = 0.2
-    """A query whose answer is less sure is declined: most photos of other places are below."""
+    min_confidence: float = 0.0
+    """A query whose answer is less sure is declined. GIST tells other places too badly to decline
+    by default."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_confidence <= 1:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -57,13 +58,11 @@ class DescriptorIndex:
 
     Args:
         vectors_ND: float16.
-        cells: over the same vectors; None where they are compared one by one.
+        cells: a faiss.IndexIVFPQ over the same vectors; None where they are compared one by one.
         config: of the search.
     """
 
-    def __init__(
-        self, vectors_ND: np.ndarray, cells: faiss.IndexIVFPQ | None, config: IndexConfig
-    ) -> None:
+    def __init__(self, vectors_ND: np.ndarray, cells: Any, config: IndexConfig) -> None:
         self._vectors_ND = vectors_ND
         self._cells = cells
         self._config = config
@@ -81,14 +80,16 @@ class DescriptorIndex:
     def build(
         vectors_ND: Tensor | np.ndarray, config: IndexConfig | None = None, seed: int = 0
     ) -> DescriptorIndex:
-        """An index of vectors (N, D) of norm 1, floating point; D is a multiple of 4 for many."""
+        """An index of vectors (N, D) of norm 1."""
         config = config or IndexConfig()
         vectors = np.asarray(vectors_ND, dtype=np.float16)
         if len(vectors) <= config.exact_up_to:
             return DescriptorIndex(vectors, None, config)
         num_dimensions = vectors.shape[1]
         num_cells = round(config.cells_per_root * len(vectors) ** 0.5)
-        codes = max(1, num_dimensions // _NUMBERS_PER_BYTE)
+        # The finest cut into equal parts that is no finer than asked for.
+        most = max(1, num_dimensions // _NUMBERS_PER_BYTE)
+        codes = next(count for count in range(most, 0, -1) if num_dimensions % count == 0)
         cells = faiss.IndexIVFPQ(
             faiss.IndexFlatIP(num_dimensions),
             num_dimensions,
