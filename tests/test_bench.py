@@ -44,6 +44,7 @@ class Steps:
         facts: dict[str, Any] = {"method": words[1], "scene": "room", **dict.fromkeys(keys, 1)}
         if words[0] == "map":
             facts["seed"] = int(words[words.index("--seed") + 1])
+        facts["log"] = ["said"]
         facts["stage_ms"] = {"read": 1.5, "encode": 20.0}
         facts["peak_rss_mb"] = {"map": 300.0, "localize": 500.0}.get(words[0], 900.0)
         return facts

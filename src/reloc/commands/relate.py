@@ -125,13 +125,14 @@ def _values(
         return values
     pose = found.cam1_from_cam0
     eye = torch.eye(3, dtype=torch.float64)
+    angle_deg = math.degrees(float(angle_between_rad(pose.rotation, eye)))
     return {
         **values,
         "quat_wxyz": pose.quat_wxyz.tolist(),
         "translation": pose.translation.tolist(),
         "center_in_first": pose.inverse().translation.tolist(),
         "unit": "m" if found.has_scale else None,
-        "angle_deg": math.degrees(float(angle_between_rad(pose.rotation, eye))),
+        "angle_deg": angle_deg,
         "distance_m": float(pose.translation.norm()) if found.has_scale else None,
         "n_inliers": found.num_inliers,
         "parallax_deg": found.parallax_deg,

@@ -62,11 +62,11 @@ class AbsoluteConfig:
 TINY: dict[str, Any] = {
     "short_side_px": 80,
     "pooling": 1,
-    "num_looks": 120,
+    "num_looks": 80,
     "channels": 32,
     "width": 128,
-    "steps": 80,
-    "batch_size": 32,
+    "steps": 60,
+    "batch_size": 24,
 }
 """Settings of the tests: a second on one core."""
 

@@ -294,9 +294,9 @@ METHOD = Method(
     tiny=SrcConfig(
         short_side_px=120,
         width=64,
-        num_images=40,
+        num_images=60,
         cells_per_image=400,
-        steps=300,
+        steps=500,
         batch_size=512,
         branching=6,
         # Eight neighbouring views of so few pixels tell no depth.

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
 from torch import Tensor
 
 from reloc.geometry.near_views import is_within
@@ -74,12 +75,20 @@ def learn_certainty(vectors_ND: Tensor, cam_from_world: Rigid3d) -> Certainty | 
     mean, spread = float(similarity.mean()), float(similarity.std())
     if spread == 0:
         return None
-    scaled = ((similarity - mean) / spread)[:, None].double().numpy()
-    fitted = LogisticRegression().fit(scaled, right.numpy())
-    slope, offset = float(fitted.coef_[0, 0]) / spread, float(fitted.intercept_[0])
+    scaled = ((similarity - mean) / spread).double().numpy()
+    is_right = right.numpy()
+
+    def loss(parameters: np.ndarray) -> float:
+        logit = parameters[0] * scaled + parameters[1]
+        # The ridge keeps the slope finite where the two are told apart without fail.
+        wrong_way = np.logaddexp(0, np.where(is_right, -logit, logit)).sum()
+        return float(wrong_way + 0.5 * parameters[0] ** 2)
+
+    steepness, offset = minimize(loss, np.array([1.0, 0.0]), method="BFGS").x
+    slope = float(steepness) / spread
     if slope <= 0:
         return None
-    return Certainty(mean - offset / slope, slope)
+    return Certainty(mean - float(offset) / slope, slope)
 
 
 def _best(
