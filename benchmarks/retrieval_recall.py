@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 import tyro
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from reloc.contract import Run
 from reloc.geometry.rotation import angle_between_rad
-from reloc.nn.descriptors import KINDS, fit_descriptor
+from reloc.nn.descriptors import KINDS, DescriptorName, fit_descriptor
 from reloc.nn.descriptors.netvlad import NetVladConfig
 from reloc.nn.descriptors.thumbnail import describe_thumbnail
 from reloc.progress import Bars
@@ -78,8 +79,8 @@ def vectors(name: str, scene: Scene, run: Run) -> tuple[Tensor, Tensor, float, f
         first = scene.mapping[0].camera
         size = (40, 30) if first.width > first.height else (30, 40)
 
-        def describe(image: Tensor) -> Tensor:
-            found = describe_thumbnail(image, size)
+        def describe(image_3HW: Tensor) -> Tensor:
+            found = describe_thumbnail(image_3HW, size)
             return torch.zeros(size[0] * size[1]) if found is None else found
 
         mapped_ND = torch.stack([describe(view.read_image()) for view in scene.mapping])
@@ -89,7 +90,7 @@ def vectors(name: str, scene: Scene, run: Run) -> tuple[Tensor, Tensor, float, f
         describe = descriptor.describe
     else:
         assert name in KINDS
-        descriptor, mapped_ND = fit_descriptor(name, scene.mapping, run)
+        descriptor, mapped_ND = fit_descriptor(cast(DescriptorName, name), scene.mapping, run)
         describe = descriptor.describe
     fit_s = time.perf_counter() - started
     images = [view.read_image() for view in scene.queries]

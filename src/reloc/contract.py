@@ -177,7 +177,7 @@ class Method(Generic[ConfigT]):
     build_map: Callable[[Sequence[View], ConfigT, Run], Tensors]
     localizer: Callable[[Tensors, ConfigT, Run], Localizer]
     context: Literal["image", "sequence"] = "image"
-    pretrain: Callable[..., None] | None = None
+    pretrain: Callable[..., object] | None = None
     presets: Mapping[str, ConfigT] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
     uses_depth: bool = False

@@ -55,5 +55,5 @@ class Command(Generic[ArgumentsT]):
     arguments: type[ArgumentsT]
     run: Callable[[ArgumentsT, Progress], Answer]
     examples: Sequence[str]
-    refine: Callable[[Sequence[str]], tuple[type[ArgumentsT], str] | None] | None = None
+    refine: Callable[[Sequence[str]], tuple[type[Any], str] | None] | None = None
     interrupted: str = "nothing was written"

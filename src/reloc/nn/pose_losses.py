@@ -113,7 +113,8 @@ class PoseLoss(nn.Module):
 
     def __init__(self, config: PoseLossConfig, rotation: RotationName) -> None:
         super().__init__()
-        self.config, self._rotation = config, rotation
+        self.config = config
+        self._rotation: RotationName = rotation
         self.weighting = Weighting(config)
 
     def forward(
@@ -156,7 +157,8 @@ class RelativeLoss(nn.Module):
                 of the second camera in the frame of the first.
         """
         super().__init__()
-        self.config, self._rotation, self._kind = config, rotation, kind
+        self.config, self._kind = config, kind
+        self._rotation: RotationName = rotation
         self.weighting = Weighting(config)
 
     def forward(

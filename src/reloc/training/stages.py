@@ -27,15 +27,19 @@ def kept(run: Run, name: str, make: Callable[[Run], Tensors]) -> Tensors:
     """
     folder = run.checkpoint_folder
     if folder is None:
-        return make(run)
+        return _contiguous(make(run))
     finished = folder / f"{name}.safetensors"
     if finished.exists():
         return safetensors.torch.load_file(finished)
-    tensors = make(stage(run, name))
+    tensors = _contiguous(make(stage(run, name)))
     folder.mkdir(parents=True, exist_ok=True)
     partial = finished.with_name(f".{finished.name}")
-    contiguous = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
-    safetensors.torch.save_file(contiguous, partial)
+    safetensors.torch.save_file({key: tensor.cpu() for key, tensor in tensors.items()}, partial)
     partial.rename(finished)
     shutil.rmtree(folder / name, ignore_errors=True)
     return tensors
+
+
+def _contiguous(tensors: Tensors) -> Tensors:
+    """As they come back from a file: sums over another layout round otherwise."""
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}

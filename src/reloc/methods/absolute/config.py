@@ -72,6 +72,6 @@ TINY: dict[str, Any] = {
 
 RARELY_BEATS_RETRIEVAL = {
     "beats_the_trivial_baseline": "absolute pose regression rarely beats retrieval "
-    "(Sattler et al., CVPR 2019), least of all from forty views in a second; it beats the mean pose"
+    "(Sattler et al., CVPR 2019), least of all from forty views in a second of training"
 }
 """The exemption of every row of the family."""

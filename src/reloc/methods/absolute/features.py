@@ -153,8 +153,8 @@ def encode(
 
 def pooled(map_BChw: Tensor, pooling: int) -> Tensor:
     """The mean over squares of cells; at least one cell is left."""
-    size = [max(1, side // pooling) for side in map_BChw.shape[-2:]]
-    return functional.adaptive_avg_pool2d(map_BChw, size)
+    height, width = (max(1, side // pooling) for side in map_BChw.shape[-2:])
+    return functional.adaptive_avg_pool2d(map_BChw, (height, width))
 
 
 def check_trunk(tensors: Tensors, config: AbsoluteConfig) -> None:

@@ -123,7 +123,7 @@ def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: Feedback
     loss = step.loss(poses, position_X3, rotation_X33)
     if clips_BT.shape[1] == 1:
         return loss
-    first_E, second_E = neighbours(*clips_BT.shape, clips_BT.device)
+    first_E, second_E = neighbours(len(clips_BT), clips_BT.shape[1], clips_BT.device)
     moved_E3 = position_X3[second_E] - position_X3[first_E]
     first_from_world_E33 = rotation_X33[first_E].mT
     true_move_E3 = (first_from_world_E33 @ moved_E3[..., None])[..., 0]

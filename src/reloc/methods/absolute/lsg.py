@@ -116,7 +116,7 @@ def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: LsgConfi
     position_X3, rotation_X33 = step.looks.position_L3[index_X], step.looks.rotation_L33[index_X]
     poses, motions = network.follow(step.looks.maps(clips_BT))
     loss = step.loss(poses, position_X3, rotation_X33)
-    first_E, second_E = neighbours(*clips_BT.shape, clips_BT.device)
+    first_E, second_E = neighbours(len(clips_BT), clips_BT.shape[1], clips_BT.device)
     if len(first_E) == 0:
         return loss
     first_from_world_E33 = rotation_X33[first_E].mT

@@ -126,7 +126,7 @@ def with_steps_objective(network: nn.Module, step: Step, clips_BT: Tensor, confi
     index_X = clips_BT.flatten()
     position_X3, rotation_X33 = step.looks.position_L3[index_X], step.looks.rotation_L33[index_X]
     predicted = network(step.looks.maps(clips_BT))
-    pairs = neighbours(*clips_BT.shape, clips_BT.device)
+    pairs = neighbours(len(clips_BT), clips_BT.shape[1], clips_BT.device)
     steps = network.get_submodule("relative")(predicted, position_X3, rotation_X33, *pairs)
     return step.loss(predicted, position_X3, rotation_X33) + steps
 

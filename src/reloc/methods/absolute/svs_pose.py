@@ -87,13 +87,12 @@ def _made_view(source: View, number: int, config: SvsPoseConfig, rng: np.random.
     shift = config.max_shift * median * rng.uniform(-1, 1, 3)
     made_from_source = Rigid3d.exp(torch.from_numpy(np.concatenate([turn_rad, shift])))
     scale = _SHORT_SIDE_PX / min(source.camera.width, source.camera.height)
-    size = tuple(
-        max(1, round(scale * side)) for side in (source.camera.width, source.camera.height)
-    )
-    camera = source.camera.resized(*size)
+    width = max(1, round(scale * source.camera.width))
+    height = max(1, round(scale * source.camera.height))
+    camera = source.camera.resized(width, height)
 
     def draw() -> Tensor:
-        return drawn_from(source, made_from_source, size, _NEAREST * median)
+        return drawn_from(source, made_from_source, (width, height), _NEAREST * median)
 
     return replace(
         source,
