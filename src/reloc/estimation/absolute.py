@@ -112,9 +112,11 @@ def pose_covariance(
     variance = max(float((residuals**2).sum()) / degrees_of_freedom, _MIN_NOISE_PX**2)
     information = torch.einsum("nij,nik->jk", jacobian_N26, jacobian_N26) / variance
     covariance, failed = torch.linalg.inv_ex(information)
-    if bool(failed) or not bool((covariance.isfinite().all()) & (covariance.diagonal() > 0).all()):
+    if bool(failed) or not bool(covariance.isfinite().all()):
         return None
-    return covariance
+    # Of a pose that hardly anything holds in one direction, rounding breaks the symmetry.
+    covariance = (covariance + covariance.mT) / 2
+    return covariance if float(torch.linalg.eigvalsh(covariance)[0]) > 0 else None
 
 
 def _projection_jacobian(points_cam_N3: Tensor, camera: Camera) -> Tensor:

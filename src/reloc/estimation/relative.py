@@ -239,8 +239,8 @@ def _with_parallax(
     rays0_N3 = _rays(seen.pixels0_N2[inliers_N], camera0) @ pose.rotation.mT
     rays1_N3 = _rays(seen.pixels1_N2[inliers_N], camera1)
     sine_N = torch.linalg.cross(rays0_N3, rays1_N3).norm(dim=-1)
-    angle_N = torch.atan2(sine_N, (rays0_N3 * rays1_N3).sum(-1)).rad2deg()
-    parallax_deg = float(angle_N.nanmedian()) if len(angle_N) else 0.0
+    angle_deg_N = torch.atan2(sine_N, (rays0_N3 * rays1_N3).sum(-1)).rad2deg()
+    parallax_deg = float(angle_deg_N.nanmedian()) if len(angle_deg_N) else 0.0
     return RelativePose(pose, has_scale, inliers_N, parallax_deg, camera0, camera1)
 
 
