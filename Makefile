@@ -13,7 +13,7 @@ READY := .venv/.installed
 
 help:
 	@echo "make demo     the whole run on a rendered room; the page is demo/index.html"
-	@echo "make test     the default tests: offline, on the processor, under 5 minutes"
+	@echo "make test     the default tests: offline, on the processor, about a quarter of an hour"
 	@echo "make check    style, types, layers, then the tests: what has to pass"
 	@echo "make format   lay out the code"
 	@echo "make bench    the rows of benchmarks/, on the real images in DATA"
