@@ -48,7 +48,7 @@ from reloc.scenes.scene import Query, View
 NETWORK, GROWTH = "network.", "covariance_scale"
 # Belief of the matches with the best view at which a query shows the place as likely as not, and
 # how steeply more decides: held-out views of redkitchen's mapping reach 0.5 to 0.9, photos of
-# elsewhere 0.16 to 0.27.
+# elsewhere 0.16 to 0.27. Set by hand between the two, not fitted.
 _HALF_SURE_BELIEF, _BELIEF_SLOPE = 0.4, 6.0
 
 

@@ -30,7 +30,7 @@ from reloc.scenes.scene import Query, View
 
 _DESCRIPTOR = "descriptor."
 # Matches that agree with the best view at which a pose is as likely right as not, and how steeply
-# more decide.
+# more decide: set by hand, not fitted.
 _HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 20.0, 2.5
 
 
