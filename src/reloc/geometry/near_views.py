@@ -20,5 +20,5 @@ def is_within(cam_from_world: Rigid3d, share: float, angle_deg: float) -> Tensor
     centers_V3 = cam_from_world.inverse().translation
     extent = float((centers_V3.amax(0) - centers_V3.amin(0)).norm())
     rotation_V33 = cam_from_world.rotation
-    angle_VV = angle_between_rad(rotation_V33[:, None], rotation_V33[None]).rad2deg()
-    return (torch.cdist(centers_V3, centers_V3) <= share * extent) & (angle_VV <= angle_deg)
+    angle_deg_VV = angle_between_rad(rotation_V33[:, None], rotation_V33[None]).rad2deg()
+    return (torch.cdist(centers_V3, centers_V3) <= share * extent) & (angle_deg_VV <= angle_deg)
