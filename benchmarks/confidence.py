@@ -7,8 +7,8 @@ Queries of several places are asked as they are and made worse (small, blurred, 
 cut), in their own map and in that of another place. A pose is right within 2 % of the extent
 of the mapping cameras and 5 degrees; in another place none is. The evidence is the number of
 inliers of the first round (matching, the constants of `methods/matching/localizer.py`) or the
-ratio of inliers (coordinates, those of `methods/coordinates/family.py`). Prints the two constants,
-and a reliability table on every second query, which the fit does not see.
+ratio of inliers (coordinates, those of `methods/coordinates/localizer.py`). Prints the two
+constants, and a reliability table on every second query, which the fit does not see.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ from torch.nn import functional
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
 from reloc.methods.coordinates.ace import AceConfig, mapping_loss
-from reloc.methods.coordinates.family import CoordinatesLocalizer, train_head
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer
+from reloc.methods.coordinates.mapping import train_head
 from reloc.nn.encoder import SIZES, STRIDE, Encoder, cell_centers
 from reloc.nn.precision import autocast
 from reloc.nn.weights import encoder_path, load_encoder

@@ -19,6 +19,7 @@ from reloc.methods.forests.adaptive_forest import pretrain as pretrain_forest
 from reloc.progress import Progress
 from reloc.scenes.scene import View
 from reloc.scenes.synthetic import synthetic_scene
+from reloc.training.pretrain_decoder import PretrainSanetConfig, pretrain_decoder
 from reloc.training.pretrain_encoder import PretrainEncoderConfig, pretrain_encoder
 from reloc.training.room_pairs import FIRST_TRAINING_SEED
 
@@ -59,10 +60,31 @@ class PretrainForestArguments(CommonArguments):
     )
 
 
+@dataclass(frozen=True)
+class PretrainSanetArguments(CommonArguments):
+    """Train the decoder that maps of sanet share, on rendered rooms, in half an hour.
+
+    FOLDER is written from the first checkpoint on: the weights in fp16, a .json of what they are
+    made of, and log.txt. After Ctrl-C, or a kill, the same command goes on; with more --steps it
+    goes further.
+    """
+
+    what: Annotated[tyro.conf.Positional[Literal["sanet"]], tyro.conf.arg(metavar="WHAT")]
+    """sanet: a picture and the points of others to the points of the picture."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the checkpoint and the weights; one that has a checkpoint is gone on with."""
+    machine: Machine = field(default_factory=MachineOptions)
+    config: Annotated[PretrainSanetConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainSanetConfig
+    )
+
+
 def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | None:
     """What to parse, and what the usage calls the program."""
     if words and words[0] == "adaptive-forest":
         return PretrainForestArguments, "reloc pretrain"
+    if words and words[0] == "sanet":
+        return PretrainSanetArguments, "reloc pretrain"
     return None
 
 
@@ -87,12 +109,18 @@ def _grow(arguments: PretrainForestArguments, progress: Progress) -> Answer:
     )
 
 
-def _run(arguments: PretrainArguments | PretrainForestArguments, progress: Progress) -> Answer:
+def _run(
+    arguments: PretrainArguments | PretrainForestArguments | PretrainSanetArguments,
+    progress: Progress,
+) -> Answer:
     if isinstance(arguments, PretrainForestArguments):
         return _grow(arguments, progress)
     run = start_run(arguments.machine, progress)
     with _log_file(run.log, arguments.out / "log.txt"):
-        path = pretrain_encoder(arguments.config, arguments.out, run)
+        if isinstance(arguments, PretrainSanetArguments):
+            path = pretrain_decoder(arguments.config, arguments.out, run)
+        else:
+            path = pretrain_encoder(arguments.config, arguments.out, run)
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     size_mb = path.stat().st_size / 1e6
     return Answer(
@@ -129,6 +157,7 @@ COMMAND = Command(
         "reloc pretrain encoder --out encoder --size small --steps 40000",
         "reloc pretrain encoder --out with-photos --photos data/photos --num-pictures 0",
         "reloc pretrain adaptive-forest --out forest",
+        "reloc pretrain sanet --out decoder",
     ],
     refine=_arguments_for,
     interrupted="the same command goes on from the checkpoint in --out, where it writes one",

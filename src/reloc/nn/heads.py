@@ -20,10 +20,20 @@ class CoordinateHead(nn.Module):
     papers write as 1x1 convolutions over images are here the same linear maps over rows:
     cells of many images are trained side by side in any order.
 
-    Source: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023.
+    With clusters, a point is an offset from a mixture of their centres, of which the head says how
+    much of each: in a large scene, what is left to the offset is small.
+
+    Sources: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023; of
+    the mixture, Wang et al., "GLACE: global local accelerated coordinate encoding", CVPR 2024.
+
+    Attributes:
+        centers: of the clusters (K, 3), in the unit and the frame of the points; None without any.
+            Zeros in a new head.
     """
 
-    def __init__(self, code: int, width: int, num_blocks: int) -> None:
+    centers: Tensor | None
+
+    def __init__(self, code: int, width: int, num_blocks: int, num_clusters: int = 0) -> None:
         super().__init__()
         self.enter = nn.Linear(code, width)
         self.blocks = nn.ModuleList(
@@ -32,6 +42,8 @@ class CoordinateHead(nn.Module):
         self.leave = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
         self.point = nn.Linear(width, 4)
         self.error = nn.Linear(width, 1)
+        self.cluster = nn.Linear(width, num_clusters) if num_clusters else None
+        self.register_buffer("centers", torch.zeros(num_clusters, 3) if num_clusters else None)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -39,6 +51,8 @@ class CoordinateHead(nn.Module):
         for block in self.blocks:
             nn.init.normal_(block[-1].weight, std=1e-2)  # type: ignore[index]
         nn.init.normal_(self.point.weight, std=1e-2)
+        if self.cluster is not None:
+            nn.init.normal_(self.cluster.weight, std=1e-2)
         nn.init.zeros_(self.error.weight)
         nn.init.constant_(self.error.bias, _FIRST_LOG_ERROR)
 
@@ -68,4 +82,9 @@ class CoordinateHead(nn.Module):
     def _points(self, hidden: Tensor) -> Tensor:
         xyzw = self.point(hidden).float()
         w = functional.softplus(xyzw[:, 3:], beta=_BETA) + _MIN_W
-        return xyzw[:, :3] / w.clamp_max(_MAX_W)
+        offset_N3 = xyzw[:, :3] / w.clamp_max(_MAX_W)
+        if self.cluster is None or self.centers is None:
+            return offset_N3
+        share_NK = self.cluster(hidden).float().softmax(dim=1)
+        # No matrix product: autocast would round places.
+        return offset_N3 + (share_NK[:, :, None] * self.centers).sum(dim=1)

@@ -5,8 +5,10 @@ import torch
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.ace import AceConfig, mapping_loss, reprojection_loss
-from reloc.methods.coordinates.family import MappingCameras, point_loss
+from reloc.methods.coordinates.cameras import MappingCameras, mapping_cameras
+from reloc.methods.coordinates.points import point_loss
 from reloc.nn.heads import CoordinateHead
+from reloc.scenes.scene import View
 from reloc.training.buffer import FeatureBuffer
 
 
@@ -117,9 +119,6 @@ def test_known_depth_refuses_a_point_that_is_right_in_the_image_alone() -> None:
 
 
 def test_cameras_of_portrait_and_landscape_have_the_focal_of_their_shorter_side() -> None:
-    from reloc.methods.coordinates.family import _mapping_cameras
-    from reloc.scenes.scene import View
-
     views = [
         View(
             str(width),
@@ -129,7 +128,7 @@ def test_cameras_of_portrait_and_landscape_have_the_focal_of_their_shorter_side(
         )
         for x, (width, height) in enumerate([(960, 1280), (1280, 960)])
     ]
-    cameras = _mapping_cameras(views, AceConfig(), "cpu")
+    cameras = mapping_cameras(views, AceConfig(), "cpu")
     assert cameras.focal_px_V.tolist() == [400.0, 400.0]
     assert cameras.scale == 1.0
     assert cameras.center_3.tolist() == [-0.5, 0, 0]

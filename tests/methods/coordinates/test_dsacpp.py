@@ -4,7 +4,8 @@ import pytest
 import torch
 from test_dsacstar import receptive_field, setting
 
-from reloc.methods.coordinates.dsacpp import FullFrameTrunk, initial_loss, pose_loss
+from reloc.methods.coordinates.dsacpp import FullFrameTrunk, initial_loss
+from reloc.methods.coordinates.expectation import larger_error
 from reloc.methods.coordinates.scorers import SoftInliers
 
 
@@ -31,7 +32,7 @@ def test_a_near_point_pulls_no_harder_than_one_at_half_the_extent() -> None:
 
 
 def test_the_loss_of_a_pose_is_the_larger_error_and_bounded() -> None:
-    loss = pose_loss(torch.tensor([3.0, 1.0, 180.0]), torch.tensor([2.0, 5.0, 0.0]))
+    loss = larger_error(torch.tensor([3.0, 1.0, 180.0]), torch.tensor([2.0, 5.0, 0.0]))
     assert loss.tolist() == [3, 5, 100]
 
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.coordinates.dsacstar import LeanTrunk, initial_loss, pose_loss, soft_clamped
-from reloc.methods.coordinates.family import MappingCameras
-from reloc.methods.coordinates.sightings import see
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.dsacstar import LeanTrunk, initial_loss, pose_loss
+from reloc.methods.coordinates.sightings import see, soft_clamped
 from reloc.training.buffer import FeatureBuffer
 
 FOCAL_PX, SCALE = 400.0, 2.0

@@ -12,9 +12,9 @@ import torch
 
 from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.methods.coordinates import family, parts
+from reloc.methods.coordinates import parts
 from reloc.methods.coordinates.ace import reprojection_loss
-from reloc.methods.coordinates.family import EncodedQuery
+from reloc.methods.coordinates.localizer import MAX_ITERATIONS, EncodedQuery, encode_queries
 from reloc.methods.coordinates.looks import add_looks, describe_parts, most_alike
 from reloc.methods.coordinates.parts import (
     PartsConfig,
@@ -193,7 +193,7 @@ def test_those_who_come_later_need_not_look_for_less_than_there_is(
 ) -> None:
     query = small_room.queries[0].query()
     _, allowed = _asked(encoder, query, [30, 20], partial(ask_all, 2))
-    assert allowed[0] == family.MAX_ITERATIONS
+    assert allowed[0] == MAX_ITERATIONS
     # 30 of the 8 x 10 cells agree: every fiftieth sample of four is without an outlier.
     assert 300 < allowed[1] < 700
 
@@ -203,9 +203,7 @@ def test_a_part_is_known_by_the_looks_its_views(encoder: Encoder, small_room: Sc
     halves = [list(range(20)), list(range(20, 40))]
     looks = describe_parts(encoder, views, halves, CONFIG, Run())
     for index in (3, 33):
-        (encoded,) = family.encode_queries(
-            encoder, [views[index].query()], CONFIG.short_side_px, Run()
-        )
+        (encoded,) = encode_queries(encoder, [views[index].query()], CONFIG.short_side_px, Run())
         assert most_alike(looks, encoded.codes_NC)[0] == index // 20
     more = add_looks(encoder, {**looks}, [[], [views[0]]], CONFIG, Run())
     assert more["look_parts"].tolist() == [*looks["look_parts"].tolist(), 1]

@@ -8,8 +8,7 @@ import torch
 from reloc.contract import Run
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
-from reloc.methods.coordinates import family
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
 from reloc.methods.coordinates.src import (
     RegionHead,
     SrcConfig,
@@ -75,7 +74,7 @@ def _cells() -> tuple[PosedCells, MappingCameras, torch.Tensor]:
     )
     cells = PosedCells(buffer, pose, torch.tensor([500.0]), 1)
     center = torch.tensor([5.0, 5.0, 0.0], dtype=torch.float64)
-    cameras = family.cameras_in_frame(pose, cells.focal_px_V, center, 10.0, "cpu")
+    cameras = cameras_in_frame(pose, cells.focal_px_V, center, 10.0, "cpu")
     return cells, cameras, seen[:, 2]
 
 

@@ -13,9 +13,13 @@ from reloc.contract import Run, Tensors, Updated
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
-from reloc.methods.coordinates import family, update
+from reloc.methods.coordinates import update
 from reloc.methods.coordinates.ace import reprojection_loss
+from reloc.methods.coordinates.cameras import cameras_in_frame, mapping_cameras
+from reloc.methods.coordinates.map_tensors import head_of, head_tensors
+from reloc.methods.coordinates.mapping import fit_head
 from reloc.methods.coordinates.parts import PartsConfig
+from reloc.methods.coordinates.points import agreeing
 from reloc.nn.heads import CoordinateHead
 from reloc.scenes.scene import View
 from reloc.training.buffer import FeatureBuffer
@@ -70,7 +74,7 @@ OLD, NEW = _views(0.0, 3.0), _views(3.0, 6.0)
 @pytest.fixture(scope="module")
 def known() -> Tensors:
     """A map of the first half of the street."""
-    cameras = family._mapping_cameras(OLD, CONFIG, "cpu")
+    cameras = mapping_cameras(OLD, CONFIG, "cpu")
     cells = _cells(OLD)
     torch.manual_seed(0)
     head = CoordinateHead(NUM_CODES, CONFIG.width, 1)
@@ -78,9 +82,9 @@ def known() -> Tensors:
     def draw(generator: torch.Generator) -> torch.Tensor:
         return torch.randint(len(cells), (CONFIG.batch_size,), generator=generator)
 
-    family.fit_head(head, cells.buffer, cameras, draw, CONFIG, LOSS, Run())
+    fit_head(head, cells.buffer, cameras, draw, CONFIG, LOSS, Run())
     return {
-        **family.head_tensors(head, cameras),
+        **head_tensors(head, cameras),
         **cells.sample(CONFIG.replay_cells, 0).tensors(),
     }
 
@@ -92,25 +96,25 @@ def given_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     def given(_encoder: object, views: list[View], *_: object) -> PosedCells:
         return _cells(views, seed=1)
 
-    monkeypatch.setattr(family, "encode_cells", given)
-    monkeypatch.setattr(family, "encoder_of", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(update, "encode_cells", given)
+    monkeypatch.setattr(update, "encoder_of", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(
-        family, "learned_and_left_out", lambda views: (list(range(len(views))), range(0))
+        update, "learned_and_left_out", lambda views: (list(range(len(views))), range(0))
     )
 
 
 def _agreement(tensors: Tensors, views: list[View]) -> float:
     """Share of unseen cells of views whose points a map knows."""
     cells = _cells(views, seed=2)
-    cameras = family.cameras_in_frame(
+    cameras = cameras_in_frame(
         cells.cam_from_world,
         cells.focal_px_V,
         tensors["center_3"],
         float(tensors["scale"]),
         "cpu",
     )
-    head = family.head_of(tensors, CONFIG, "cpu")
-    _, agrees_N = family.agreeing(head, cells.buffer, cameras, CONFIG, Run())
+    head = head_of(tensors, CONFIG, "cpu")
+    _, agrees_N = agreeing(head, cells.buffer, cameras, CONFIG, Run())
     return float(agrees_N.float().mean())
 
 

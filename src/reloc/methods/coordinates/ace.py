@@ -1,19 +1,25 @@
-"""ACE: a small head on a frozen encoder, trained in seconds on a buffer of shuffled codes."""
+"""ACE: a frozen encoder that knows no place, and what a place adds to it, in seconds.
+
+In the paper that is a head of layers, trained on a buffer of shuffled codes: the presets `layers`,
+with what makes it quick on a processor, and `paper`. By default it is our own, landmarks
+(`landmarks.py`), which need no training and are more exact after a minute.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from reloc.contract import Localizer, Method, Run, Tensors, Updated
-from reloc.methods.coordinates import family, parts
-from reloc.methods.coordinates.family import Loss, MappingCameras
-from reloc.methods.coordinates.parts import PartsConfig
+from reloc.methods.coordinates import parts
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.parts import Head, PartsConfig
+from reloc.methods.coordinates.points import Loss, points_in_cameras
 from reloc.methods.coordinates.update import update_map
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation
@@ -29,11 +35,29 @@ _DEPTH_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class AceConfig(PartsConfig):
-    """Settings of ACE. The defaults map a room on two cores; `paper` has the paper's sizes."""
+    """Settings of ACE. The defaults map a room on two cores, without training."""
+
+    head: Head = "landmarks"
+    """What says where a cell's point is: landmarks, which are not trained but triangulated; or
+    layers that are trained by reprojection, as in the paper, and where too few can be triangulated.
+    The settings of the training are of the layers."""
+    num_images: int = 200
+    """Images that are encoded: those views that differ most, or each in several looks where there
+    are fewer."""
+    cells_per_image: int = 3000
+    """Most cells of an image that are kept until the map is built."""
+    replay_cells: int = 512
+    """Cells that the map keeps of its views, in all, at 140 bytes each. `reloc map --update` tells
+    by them what it changes; layers learn them again beside the new views. 0: the map cannot be
+    updated."""
+
+
+# Layers see few cells of many images, and are taught the old ones again.
+_LAYERS = AceConfig(head="layers", num_images=400, cells_per_image=1500, replay_cells=2048)
 
 
 def build_map(views: Sequence[View], config: AceConfig, run: Run) -> Tensors:
-    """Train a head on the mapping views by reprojection."""
+    """Place landmarks, or train layers by reprojection."""
     return parts.build_map(views, config, _loss(config), run)
 
 
@@ -59,15 +83,23 @@ def mapping_loss(
     done: float,
     loose_px: float,
     tight_px: float,
+    depth_adjusted: float = 0.0,
 ) -> Tensor:
     """What a head is trained with: `reprojection_loss`, and to know how large its errors will be.
 
     The second is the negative logarithm of their likelihood under Laplace distributions of the
     scales that it predicts; it does not reach the points. Not in the paper.
+
+    `depth_adjusted` above 0, a depth in the head's unit: the reprojection error of a point at depth
+    d counts d / sqrt(d² + depth_adjusted²) times, for that of a near point changes most as the
+    point moves; its gradient does not reach d. Source: Jiang et al., "R-SCoRe: revisiting scene
+    coordinate regression for robust large-scale visual localization", CVPR 2025.
     """
-    points_cam_N3, _, log_error_N = family.points_in_cameras(head, buffer, cameras, cells_N)
+    points_cam_N3, _, log_error_N = points_in_cameras(head, buffer, cameras, cells_N)
     width_px = _tolerance_px(done, loose_px, tight_px)
-    loss_N, error_px_N = _reprojection(points_cam_N3, buffer, cameras, cells_N, width_px)
+    loss_N, error_px_N = _reprojection(
+        points_cam_N3, buffer, cameras, cells_N, width_px, depth_adjusted
+    )
     surprise_N = error_px_N * (-log_error_N).exp() + log_error_N
     return loss_N.mean() + surprise_N.mean()
 
@@ -89,7 +121,7 @@ def reprojection_loss(
     Source: Brachmann, Cavallari and Prisacariu, "Accelerated coordinate encoding", CVPR 2023,
     equations 4 to 6.
     """
-    points_cam_N3, _, _ = family.points_in_cameras(head, buffer, cameras, cells_N)
+    points_cam_N3, _, _ = points_in_cameras(head, buffer, cameras, cells_N)
     width_px = _tolerance_px(done, loose_px, tight_px)
     loss_N, _ = _reprojection(points_cam_N3, buffer, cameras, cells_N, width_px)
     return loss_N.mean()
@@ -105,6 +137,7 @@ def _reprojection(
     cameras: MappingCameras,
     cells_N: Tensor,
     width_px: float,
+    depth_adjusted: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """For each cell its loss (N,), and e (N,) as a head is to know it, without gradients."""
     rays_N2, depth_N = buffer.rays_N2[cells_N], buffer.depth_N[cells_N] / cameras.scale
@@ -119,6 +152,9 @@ def _reprojection(
         usable_N &= ~(has_depth_N & off_N)
         target_z_N = torch.where(has_depth_N, depth_N, _RAY_DEPTH)
         found_px_N = torch.where(usable_N, error_px_N, _MAX_ERROR_PX)
+    if depth_adjusted > 0:
+        far_N = z_N.detach().clamp_min(_MIN_DEPTH)
+        error_px_N = error_px_N * far_N / (far_N.square() + depth_adjusted**2).sqrt()
     soft_N = width_px * (error_px_N / width_px).tanh()
     target_N3 = torch.cat([rays_N2, torch.ones_like(rays_N2[:, :1])], dim=1) * target_z_N[:, None]
     distance_N = (points_cam_N3 - target_N3).abs().sum(-1)
@@ -128,19 +164,22 @@ def _reprojection(
 METHOD = Method(
     name="ace",
     family="coordinates",
-    summary="Scene points from a small head, trained per scene on a frozen dense encoder.",
+    summary="Scene points from codes of a frozen dense encoder: by landmarks, or ACE's layers.",
     paper="Brachmann, Cavallari and Prisacariu, Accelerated Coordinate Encoding, CVPR 2023",
     config=AceConfig,
-    tiny=AceConfig(short_side_px=240, width=128, num_images=60, steps=600, batch_size=512),
+    tiny=AceConfig(short_side_px=240, num_images=60),
     build_map=build_map,
     localizer=localizer,
     presets={
-        # For queries from places and directions that no mapping view has: more looks of each, and
-        # the time that they take.
-        "wide": AceConfig(augmentation=Augmentation(30.0, 0.5, 2.0), steps=4500),
+        # The paper's head, in a minute or two.
+        "layers": _LAYERS,
+        # The same for queries from places and directions that no mapping view has: more looks of
+        # each, and the time that they take.
+        "layers-wide": replace(_LAYERS, augmentation=Augmentation(30.0, 0.5, 2.0), steps=4500),
         # The paper's ensemble: parts of a place that is large for one head, each with its own.
-        "poker": AceConfig(num_parts=4, num_images=200, steps=1200),
-        "paper": AceConfig(
+        "poker": replace(_LAYERS, num_parts=4, num_images=200, steps=1200),
+        "paper": replace(
+            _LAYERS,
             width=512,
             num_images=8000,
             cells_per_image=1024,

@@ -38,11 +38,11 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.coordinates import end_to_end
-from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe, larger_error, tiny
 from reloc.methods.coordinates.from_nothing import Trunk
 from reloc.methods.coordinates.scorers import Scorer
-from reloc.methods.coordinates.sightings import see
+from reloc.methods.coordinates.sightings import see, soft_clamped
 from reloc.nn.heads import CoordinateHead
 from reloc.scenes.scene import View
 from reloc.training.buffer import FeatureBuffer
@@ -50,7 +50,7 @@ from reloc.training.buffer import FeatureBuffer
 # Distances in the head's unit, the extent of the mapping cameras, as errors of about one pixel.
 _PX_PER_UNIT = 200.0
 _RAY_DEPTH = 2.0
-_CLAMP_PX = _MAX_ERROR = _MAX_POSE_LOSS = 100.0
+_CLAMP_PX = _MAX_ERROR = 100.0
 _GREY_MEAN, _GREY_STD = 0.45, 0.25
 
 
@@ -84,7 +84,7 @@ def _recipe(config: DsacConfig) -> Recipe:
         loss=initial_loss,
         trunk=PatchTrunk,
         scorer=ScoreNetwork,
-        pose_loss=pose_loss,
+        pose_loss=larger_error,
         score_loss=partial(score_loss, score_per_loss=config.score_per_loss),
         score_steps=config.score_steps,
     )
@@ -100,16 +100,10 @@ def initial_loss(
     """The mean distance to known places; where none is known, the mean reprojection error."""
     del done
     seen = see(head, buffer, cameras, cells_N)
-    error_px_N = seen.error_px_N
-    soft_N = error_px_N.minimum((_CLAMP_PX * error_px_N.clamp_min(_CLAMP_PX)).sqrt())
+    soft_N = soft_clamped(seen.error_px_N, _CLAMP_PX)
     unknown_N = torch.where(seen.plausible_N, soft_N, seen.distance_at(_RAY_DEPTH))
     known_N = _PX_PER_UNIT * seen.distance_to_known()
     return torch.where(seen.depth_N.isfinite(), known_N, unknown_N).mean()
-
-
-def pose_loss(angle_deg: Tensor, position: Tensor) -> Tensor:
-    """The larger of both, bounded: beyond, a hypothesis is only wrong."""
-    return angle_deg.maximum(position).clamp_max(_MAX_POSE_LOSS)
 
 
 def score_loss(
@@ -177,20 +171,7 @@ METHOD = Method(
     summary="Scene points and a network that scores hypotheses, trained by the expected pose loss.",
     paper="Brachmann et al., DSAC: Differentiable RANSAC for Camera Localization, CVPR 2017",
     config=DsacConfig,
-    tiny=DsacConfig(
-        short_side_px=120,
-        width=64,
-        num_images=60,
-        cells_per_image=400,
-        steps=500,
-        batch_size=512,
-        grid=20,
-        num_hypotheses=32,
-        num_draws=512,
-        end_to_end_steps=8,
-        end_to_end_images=8,
-        score_steps=120,
-    ),
+    tiny=tiny(DsacConfig(width=64, num_images=60, steps=500, score_steps=120)),
     build_map=build_map,
     localizer=localizer,
     presets={

@@ -38,8 +38,8 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.coordinates import end_to_end
-from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe, larger_error, tiny
 from reloc.methods.coordinates.from_nothing import Trunk
 from reloc.methods.coordinates.scorers import SoftInliers
 from reloc.methods.coordinates.sightings import see
@@ -50,8 +50,6 @@ from reloc.training.buffer import FeatureBuffer
 # In units of the extent of the mapping cameras: the paper's 3 m indoors, where the camera moved by
 # two; and the depth below which gradients do not grow any more.
 _RAY_DEPTH, _STEEPEST_DEPTH = 1.5, 0.5
-# Of a pose: beyond, it is only wrong. The code has 1e7.
-_MAX_POSE_LOSS = 100.0
 _GREY_MEAN = 0.5
 
 
@@ -92,7 +90,7 @@ def _recipe(config: DsacppConfig) -> Recipe:
         scorer=lambda: SoftInliers(
             config.max_error, config.softness, config.alpha, config.target_bits
         ),
-        pose_loss=pose_loss,
+        pose_loss=larger_error,
     )
 
 
@@ -123,11 +121,6 @@ def initial_loss(
 def _shortened(gradient_N3: Tensor, longest_N: Tensor) -> Tensor:
     length_N = gradient_N3.norm(dim=-1)
     return gradient_N3 * (longest_N / length_N.clamp_min(1e-12)).clamp_max(1)[:, None]
-
-
-def pose_loss(angle_deg: Tensor, position: Tensor) -> Tensor:
-    """The larger of both, bounded: beyond, a hypothesis is only wrong."""
-    return angle_deg.maximum(position).clamp_max(_MAX_POSE_LOSS)
 
 
 class FullFrameTrunk(Trunk):
@@ -166,19 +159,7 @@ METHOD = Method(
     summary="Scene points in three stages, the last through RANSAC with its entropy under control.",
     paper="Brachmann and Rother, Learning Less is More, CVPR 2018",
     config=DsacppConfig,
-    tiny=DsacppConfig(
-        short_side_px=120,
-        width=96,
-        num_images=60,
-        cells_per_image=400,
-        steps=900,
-        batch_size=512,
-        grid=20,
-        num_hypotheses=32,
-        num_draws=512,
-        end_to_end_steps=8,
-        end_to_end_images=8,
-    ),
+    tiny=tiny(DsacppConfig(width=96, num_images=60, steps=900)),
     build_map=build_map,
     localizer=localizer,
     presets={

@@ -12,11 +12,11 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.coordinates import end_to_end
-from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.expectation import EndToEndConfig, Recipe, tiny
 from reloc.methods.coordinates.from_nothing import Trunk
 from reloc.methods.coordinates.scorers import SoftInliers
-from reloc.methods.coordinates.sightings import see
+from reloc.methods.coordinates.sightings import see, soft_clamped
 from reloc.nn.heads import CoordinateHead
 from reloc.scenes.scene import View
 from reloc.training.buffer import FeatureBuffer
@@ -88,11 +88,6 @@ def initial_loss(
     return torch.where(seen.plausible_N & ~off_N, error_N, guided_N).mean()
 
 
-def soft_clamped(error: Tensor, limit: float) -> Tensor:
-    """The error itself, and above the limit sqrt(limit · error)."""
-    return torch.where(error < limit, error, (limit * error.clamp_min(limit)).sqrt())
-
-
 def pose_loss(angle_deg: Tensor, position: Tensor) -> Tensor:
     """The sum of both, softly clamped.
 
@@ -146,19 +141,7 @@ METHOD = Method(
     summary="Scene points from a head on a frozen encoder or from nothing, trained through RANSAC.",
     paper="Brachmann and Rother, Visual Camera Re-Localization Using DSAC*, TPAMI 2021",
     config=DsacstarConfig,
-    tiny=DsacstarConfig(
-        short_side_px=120,
-        width=64,
-        num_images=40,
-        cells_per_image=400,
-        steps=900,
-        batch_size=512,
-        grid=20,
-        num_hypotheses=32,
-        num_draws=512,
-        end_to_end_steps=8,
-        end_to_end_images=8,
-    ),
+    tiny=tiny(DsacstarConfig(width=64, num_images=40, steps=900)),
     build_map=build_map,
     localizer=localizer,
     presets={

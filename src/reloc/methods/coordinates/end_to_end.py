@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -23,11 +22,10 @@ from reloc.estimation.absolute import MIN_INLIERS
 from reloc.estimation.hypotheses import best_hypothesis, draw_hypotheses, refine
 from reloc.estimation.observations import MeasuredPoints, Observations, Rays, point_errors
 from reloc.estimation.trials import covariance_scale
-from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
-from reloc.maps import text_to_tensor
-from reloc.methods.coordinates import family
+from reloc.methods.coordinates.cameras import focal_px, mapping_cameras
+from reloc.methods.coordinates.cells import learned_and_left_out, views_to_encode
 from reloc.methods.coordinates.expectation import (
     SCORER,
     TRUNK,
@@ -38,17 +36,24 @@ from reloc.methods.coordinates.expectation import (
     Recipe,
     load_part,
 )
-from reloc.methods.coordinates.family import GROWTH, CoordinatesLocalizer
 from reloc.methods.coordinates.from_nothing import train_from_nothing
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer, confidence
+from reloc.methods.coordinates.map_tensors import (
+    GROWTH,
+    encoder_of,
+    frame_tensors,
+    shared_encoder,
+)
+from reloc.methods.coordinates.mapping import train_head
 from reloc.methods.coordinates.scorers import Scorer
 from reloc.nn.encoder import STRIDE, Encoder
 from reloc.nn.heads import CoordinateHead
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 from reloc.scenes.scene import Query, View
 from reloc.training.augment import Augmentation
 from reloc.training.buffer import depth_at, encode, take_look
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
+from reloc.training.stages import kept, stage
 
 # Where fewer views than this were left out of the initialisation, every fourth one of the
 # end-to-end stage's views is left out of that stage to judge it.
@@ -69,14 +74,14 @@ def build_map(views: Sequence[View], config: EndToEndConfig, recipe: Recipe, run
     """
     if config.query_depth:
         views = _with_depth(views)
-    learned, judges = family.learned_and_left_out(views)
+    learned, judges = learned_and_left_out(views)
     encoder, made_with = None, {}
     if config.start == "encoder":
-        encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
-        made_with = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
+        encoder, made_with = shared_encoder(config, run.device)
     network = _new_network(encoder, config, recipe, run)
     try:
-        initial = _initialised(network, encoder, views, learned, config, recipe, run)
+        initialise = partial(_initialised, network, encoder, views, learned, config, recipe)
+        initial = kept(run, "initial", initialise)
     except UnfinishedMapError as unfinished:
         tensors = {**network.tensors(), **unfinished.tensors, **made_with}
         raise UnfinishedMapError(tensors) from None
@@ -96,13 +101,13 @@ def build_map(views: Sequence[View], config: EndToEndConfig, recipe: Recipe, run
 
 def _with_depth(views: Sequence[View]) -> Sequence[View]:
     """The views that have depth."""
-    kept = [view for view in views if view.depth_reader is not None]
-    if len(kept) < 2:
+    useful = [view for view in views if view.depth_reader is not None]
+    if len(useful) < 2:
         raise InputError(
-            f"{len(kept)} of the {len(views)} mapping views have depth: a map for queries with "
+            f"{len(useful)} of the {len(views)} mapping views have depth: a map for queries with "
             "depth needs 2 at least; without query_depth it needs none"
         )
-    return kept
+    return useful
 
 
 def _new_network(
@@ -125,33 +130,19 @@ def _initialised(
     recipe: Recipe,
     run: Run,
 ) -> Tensors:
-    """Head, trunk and frame of a map; read, where they were trained before the run was stopped."""
-    path = run.checkpoint_folder / "initial.safetensors" if run.checkpoint_folder else None
-    if path and path.exists():
-        return safetensors.torch.load_file(path)
-    run = _stage(run, "initial")
+    """Head, trunk and frame of a map."""
     if network.trunk is None:
         assert encoder
-        tensors = family.train_head(encoder, views, config, recipe.loss, run)
-    else:
-        cameras = family._mapping_cameras(views, config, run.device)
-        frame = {
-            "center_3": cameras.center_3.cpu(),
-            "scale": torch.tensor(cameras.scale, dtype=torch.float64),
-            GROWTH: torch.tensor(1.0, dtype=torch.float64),
-        }
-        try:
-            train_from_nothing(
-                network.trunk, network.head, views, learned, cameras, config, recipe.loss, run
-            )
-        except KeyboardInterrupt:
-            raise UnfinishedMapError({**network.tensors(), **frame}) from None
-        tensors = {**network.tensors(), **frame}
-    if path:
-        partial = path.with_name(f".{path.name}")
-        safetensors.torch.save_file(dict(tensors), partial)
-        partial.rename(path)
-    return tensors
+        return train_head(encoder, views, config, recipe.loss, run)
+    cameras = mapping_cameras(views, config, run.device)
+    frame = frame_tensors(cameras)
+    try:
+        train_from_nothing(
+            network.trunk, network.head, views, learned, cameras, config, recipe.loss, run
+        )
+    except KeyboardInterrupt:
+        raise UnfinishedMapError({**network.tensors(), **frame}) from None
+    return {**network.tensors(), **frame}
 
 
 def _train_end_to_end(
@@ -167,7 +158,7 @@ def _train_end_to_end(
     network, center_3 = expectation.network, initial["center_3"]
     poses = Rigid3d.stack([views[index].cam_from_world for index in learned])
     count = min(config.end_to_end_images, len(learned))
-    order = family._images_to_encode(poses, expectation.unit, count)
+    order = views_to_encode(poses, expectation.unit, count)
     pictures = _take_pictures(
         encoder, views, [learned[number] for number in order], center_3, config, run
     )
@@ -191,16 +182,16 @@ def _train_end_to_end(
             network.scorer,
             lambda step: expectation.score_loss(*drawn(step)),
             schedule,
-            _stage(run, "scores"),
+            stage(run, "scores"),
             "training the scores",
         )
         network.head.requires_grad_(True)
-    before, kept = expectation.mean_loss(judged), network.tensors()
+    before, untrained = expectation.mean_loss(judged), network.tensors()
     fit(
         network,
         lambda step: expectation.loss(*drawn(step)),
         _schedule(config.end_to_end_steps, config.end_to_end_learning_rate),
-        _stage(run, "end_to_end"),
+        stage(run, "end_to_end"),
         "training end to end",
     )
     trained = network.tensors()
@@ -215,7 +206,7 @@ def _train_end_to_end(
         before,
         "kept" if better else "the initialisation is kept",
     )
-    return trained if better else kept
+    return trained if better else untrained
 
 
 def _schedule(steps: int, max_learning_rate: float) -> FitConfig:
@@ -224,12 +215,6 @@ def _schedule(steps: int, max_learning_rate: float) -> FitConfig:
         learning_rate=lambda step: one_cycle(step, steps, max_learning_rate),
         checkpoint_s=_CHECKPOINT_S,
     )
-
-
-def _stage(run: Run, name: str) -> Run:
-    """The run with a folder of its own for the checkpoints of a stage."""
-    folder = run.checkpoint_folder
-    return replace(run, checkpoint_folder=folder / name if folder else None)
 
 
 def _take_pictures(
@@ -259,7 +244,7 @@ def _take_pictures(
         observations, usable_BN = observe(
             look.rays_N2[cells_N],
             look.depth_N[cells_N],
-            _focal_px(view.camera, config),
+            focal_px(view.camera, config),
             config,
             run.device,
         )
@@ -318,7 +303,7 @@ def localizer(
         trunk = None if config.start == "encoder" else recipe.trunk()
     load_part(scorer, tensors, SCORER)
     if trunk is None:
-        encoder = family.encoder_of(tensors, config)
+        encoder = encoder_of(tensors, config)
     else:
         encoder = trunk
         load_part(encoder, tensors, TRUNK)
@@ -358,8 +343,8 @@ class HypothesisLocalizer(CoordinatesLocalizer):
         depth_N = depth_at(query.depth, pixels_N2)
         columns = int((pixels_N2[:, 1] == pixels_N2[0, 1]).sum())
         cells_N, shape = grid_cells(len(pixels_N2) // columns, columns, config.grid)
-        focal_px = _focal_px(query.camera, config)
-        seen, usable_BN = observe(rays_N2[cells_N], depth_N[cells_N], focal_px, config, "cpu")
+        query_focal_px = focal_px(query.camera, config)
+        seen, usable_BN = observe(rays_N2[cells_N], depth_N[cells_N], query_focal_px, config, "cpu")
         points_BN3 = points_N3.double()[None]
         cells_BN3 = points_BN3[:, cells_N]
         drawn = draw_hypotheses(
@@ -383,7 +368,7 @@ class HypothesisLocalizer(CoordinatesLocalizer):
         best = int(best_hypothesis(scores_BH, tried.valid_BH & drawn.valid_BH[:, tried_H]))
         if best < 0:
             return PoseEstimate(None)
-        seen, usable_BN = observe(rays_N2, depth_N, focal_px, config, "cpu")
+        seen, usable_BN = observe(rays_N2, depth_N, query_focal_px, config, "cpu")
         refined = refine(
             tried.cam_from_world[:, [best]], seen, points_BN3, usable_BN, config.max_error
         )
@@ -399,10 +384,5 @@ class HypothesisLocalizer(CoordinatesLocalizer):
             covariance=self._growth * (covariance + covariance.mT) / 2,
             num_inliers=num_inliers,
             inlier_ratio=inlier_ratio,
-            confidence=family.confidence(inlier_ratio),
+            confidence=confidence(inlier_ratio),
         )
-
-
-def _focal_px(camera: Camera, config: EndToEndConfig) -> float:
-    """Focal length of an image that is resized for encoding."""
-    return float(camera.focal.mean()) * config.short_side_px / min(camera.width, camera.height)

@@ -28,10 +28,11 @@ from torch.nn import functional
 from reloc.contract import Localizer, Method, Run, Tensors, UnfinishedMapError
 from reloc.geometry.clusters import extent
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.maps import text_to_tensor
-from reloc.methods.coordinates import family
 from reloc.methods.coordinates.ace import mapping_loss
-from reloc.methods.coordinates.family import CoordinatesConfig
+from reloc.methods.coordinates.cameras import cameras_in_frame
+from reloc.methods.coordinates.cells import encode_cells
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.map_tensors import encoder_of, head_of, shared_encoder
 from reloc.methods.coordinates.parts import (
     Choose,
     PartsLocalizer,
@@ -40,9 +41,9 @@ from reloc.methods.coordinates.parts import (
     split_views,
     train_parts,
 )
+from reloc.methods.coordinates.points import agreeing
 from reloc.nn.descriptors.pooled import pool_codes
 from reloc.nn.encoder import Encoder
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
@@ -117,8 +118,7 @@ def build_map(views: Sequence[View], config: EsacConfig, run: Run) -> Tensors:
     Raises:
         InputError: no view can be read, or all are taken from one place.
     """
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
-    shared = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
+    encoder, shared = shared_encoder(config, run.device)
     parts = split_views(Rigid3d.stack([view.cam_from_world for view in views]), config.num_experts)
     run.log.info("experts for %s views", ", ".join(str(len(part)) for part in parts))
     loss = partial(mapping_loss, loose_px=config.loose_px, tight_px=config.tight_px)
@@ -166,21 +166,21 @@ def _measured(
     """
     centers_V3 = torch.stack([view.center_world for view in views])
     some = replace(config, num_images=config.gate_images, cells_per_image=_CELLS_PER_LOOK)
-    cells = family.encode_cells(encoder, views, range(len(views)), extent(centers_V3), some, run)
+    cells = encode_cells(encoder, views, range(len(views)), extent(centers_V3), some, run)
     # Looks follow one another in the buffer, never two of one view.
     _, sizes_L = cells.buffer.view_N.cpu().unique_consecutive(return_counts=True)
     sizes = sizes_L.tolist()
     shares = []
     for expert in parts_of(experts).values():
-        cameras = family.cameras_in_frame(
+        cameras = cameras_in_frame(
             cells.cam_from_world,
             cells.focal_px_V,
             expert["center_3"],
             float(expert["scale"]),
             run.device,
         )
-        head = family.head_of(expert, config, run.device)
-        _, agrees_N = family.agreeing(head, cells.buffer, cameras, config, run)
+        head = head_of(expert, config, run.device)
+        _, agrees_N = agreeing(head, cells.buffer, cameras, config, run)
         shares.append(torch.stack([part.float().mean() for part in agrees_N.split(sizes)]))
     share_LK = torch.stack(shares, dim=1) + 1e-6
     looks_LD = torch.stack([pool_codes(part) for part in cells.buffer.codes_NC.split(sizes)])
@@ -193,7 +193,7 @@ def localizer(tensors: Tensors, config: EsacConfig, run: Run) -> Localizer:
     Raises:
         InputError: the encoder that is installed is another one.
     """
-    encoder = family.encoder_of(tensors, config)
+    encoder = encoder_of(tensors, config)
     return PartsLocalizer(encoder, tensors, choice(tensors, config, run), config, run)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,20 @@ from reloc.estimation.hypotheses import (
 from reloc.estimation.observations import Observations, point_errors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
-from reloc.methods.coordinates.family import CoordinatesConfig, Loss
+from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.from_nothing import Trunk, grey_batch
+from reloc.methods.coordinates.map_tensors import HEAD
+from reloc.methods.coordinates.points import Loss
 from reloc.methods.coordinates.scorers import Scorer
 from reloc.nn.heads import CoordinateHead
 from reloc.nn.precision import autocast
 
-HEAD, SCORER, TRUNK = "head.", "scorer.", "trunk."
+SCORER, TRUNK = "scorer.", "trunk."
 # Hypotheses that are refined and have a say in the expectation: the most probable ones. DSAC*
 # leaves out those less probable than 0.001, which leaves about as many.
 _NUM_REFINED = 4
+# Of the loss of a pose by its larger error: beyond, a pose is only wrong. DSAC++'s code has 1e7.
+_MAX_LARGER_ERROR = 100.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,24 @@ class EndToEndConfig(CoordinatesConfig):
     def max_error(self) -> float:
         """In the unit of the residuals: pixels, or centimetres."""
         return self.max_error_cm if self.query_depth else self.max_error_px
+
+
+Settings = TypeVar("Settings", bound=EndToEndConfig)
+
+
+def tiny(config: Settings) -> Settings:
+    """The same method in the size of the tests: seconds for a rendered room."""
+    return replace(
+        config,
+        short_side_px=120,
+        cells_per_image=400,
+        batch_size=512,
+        grid=20,
+        num_hypotheses=32,
+        num_draws=512,
+        end_to_end_steps=8,
+        end_to_end_images=8,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +258,11 @@ class Expectation:
         return self.recipe.pose_loss(
             angle_deg, self.config.position_weight / self.unit * offset.norm(dim=-1)
         )
+
+
+def larger_error(angle_deg: Tensor, position: Tensor) -> Tensor:
+    """The loss of a pose in DSAC and DSAC++: the larger of both errors, bounded."""
+    return angle_deg.maximum(position).clamp_max(_MAX_LARGER_ERROR)
 
 
 def load_part(module: nn.Module, tensors: Tensors, prefix: str) -> None:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from reloc.contract import Run
-from reloc.methods.coordinates.family import CoordinatesConfig, Loss, MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.points import Loss
 from reloc.nn.heads import CoordinateHead
 from reloc.nn.precision import autocast
 from reloc.scenes.scene import View

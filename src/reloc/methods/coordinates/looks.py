@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from reloc.contract import Run, Tensors
 from reloc.input_error import InputError
-from reloc.methods.coordinates.family import CoordinatesConfig
+from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.nn.descriptors.pooled import pool_codes
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation

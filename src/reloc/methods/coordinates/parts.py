@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,20 +21,25 @@ from torch import Tensor, nn
 from reloc.contract import Localizer, PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.clusters import bisect, extent
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.maps import text_to_tensor
-from reloc.methods.coordinates import family
-from reloc.methods.coordinates.family import (
-    CoordinatesConfig,
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.landmarks import place_landmarks
+from reloc.methods.coordinates.localizer import (
+    MAX_ITERATIONS,
     CoordinatesLocalizer,
     EncodedQuery,
-    Loss,
     Watch,
+    batches,
+    encode_queries,
 )
 from reloc.methods.coordinates.looks import describe_parts, most_alike
+from reloc.methods.coordinates.map_tensors import encoder_of, shared_encoder
+from reloc.methods.coordinates.mapping import train_head
+from reloc.methods.coordinates.points import Loss
 from reloc.nn.encoder import Encoder
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 from reloc.scenes.scene import Query, View
 from reloc.training.stages import kept
+
+Head = Literal["landmarks", "layers"]
 
 # A part with fewer views is not worth a head.
 _MIN_VIEWS = 8
@@ -46,6 +52,13 @@ _SAMPLE_SIZE, _MISSED, _FEWEST_SAMPLES = 4, 1e-4, 100
 class PartsConfig(CoordinatesConfig):
     """Settings of a map that may have several parts, and may live."""
 
+    head: Head = "layers"
+    """What says where a cell's point is: layers that are trained by reprojection, as in the paper;
+    or landmarks, which are not trained but triangulated. Where too few can be, layers."""
+    num_landmarks: int = 20_000
+    """Most landmarks of a part, at 46 bytes each..."""
+    key_length: int = 40
+    """...with so many numbers of a byte to know each by; the codes have 128."""
     num_parts: int = 1
     """Heads, each for the mapping views that see another part of the place; fewer where there are
     few views."""
@@ -57,8 +70,9 @@ class PartsConfig(CoordinatesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.num_parts < 1:
-            raise ValueError(f"num_parts is {self.num_parts}; it must be at least 1")
+        for name in ("num_landmarks", "key_length", "num_parts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("num_asked", "replay_cells"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
@@ -70,14 +84,14 @@ def build_map(views: Sequence[View], config: PartsConfig, loss: Loss, run: Run) 
     Raises:
         InputError: no view can be read, or all are taken from one place.
     """
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder)
+    encoder, made_with = shared_encoder(config, run.device)
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     parts = split_views(poses, config.num_parts)
     if len(parts) > 1:
         run.log.info("parts of %s views", ", ".join(str(len(part)) for part in parts))
-    shared: Tensors = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
+    shared: Tensors = made_with
     if 0 < config.num_asked < len(parts):
-        looks = partial(describe_parts, encoder.to(run.device), views, parts, config)
+        looks = partial(describe_parts, encoder, views, parts, config)
         shared = {**shared, **kept(run, "looks", looks)}
     try:
         heads = train_parts(encoder, views, parts, config, loss, run, config.replay_cells)
@@ -171,12 +185,12 @@ def train_parts(
     for number, part in enumerate(parts):
         prefix = _prefix(number, len(parts))
         train = partial(
-            family.train_head,
+            _build_part,
             encoder,
             [views[index] for index in part],
             config,
             loss,
-            replay_cells=-(-replay_cells // len(parts)),
+            -(-replay_cells // len(parts)),
         )
         try:
             trained = kept(run, f"part_{number}", train)
@@ -186,6 +200,25 @@ def train_parts(
             ) from None
         tensors |= with_prefix(trained, prefix)
     return tensors
+
+
+def _build_part(
+    encoder: nn.Module,
+    views: Sequence[View],
+    config: CoordinatesConfig,
+    loss: Loss,
+    replay_cells: int,
+    run: Run,
+) -> Tensors:
+    """Landmarks of some views, or a head of layers."""
+    if isinstance(config, PartsConfig) and config.head == "landmarks":
+        placed = place_landmarks(
+            encoder, views, config, config.num_landmarks, config.key_length, run, replay_cells
+        )
+        if placed is not None:
+            return placed
+        run.log.warning("too few landmarks can be triangulated: layers are trained instead")
+    return train_head(encoder, views, config, loss, run, replay_cells)
 
 
 def _prefix(number: int, num_parts: int) -> str:
@@ -225,22 +258,22 @@ def localizer(tensors: Tensors, config: PartsConfig, run: Run) -> Localizer:
     """
     parts = parts_of(tensors)
     if len(parts) == 1:
-        return family.localizer(tensors, config, run)
+        return CoordinatesLocalizer(encoder_of(tensors, config), tensors, config, run)
     choose: Choose = partial(ask_all, len(parts))
     if "looks" in tensors:
         choose = partial(_ask_most_alike, tensors, config)
-    return PartsLocalizer(family.encoder_of(tensors, config), tensors, choose, config, run)
+    return PartsLocalizer(encoder_of(tensors, config), tensors, choose, config, run)
 
 
 def ask_all(num_parts: int, codes_NC: Tensor) -> Mapping[int, int]:
     """Each part, with all the samples there are."""
     del codes_NC
-    return dict.fromkeys(range(num_parts), family.MAX_ITERATIONS)
+    return dict.fromkeys(range(num_parts), MAX_ITERATIONS)
 
 
 def _ask_most_alike(tensors: Tensors, config: PartsConfig, codes_NC: Tensor) -> Mapping[int, int]:
     """Those parts that the query looks most like."""
-    return dict.fromkeys(most_alike(tensors, codes_NC)[: config.num_asked], family.MAX_ITERATIONS)
+    return dict.fromkeys(most_alike(tensors, codes_NC)[: config.num_asked], MAX_ITERATIONS)
 
 
 class PartsLocalizer:
@@ -265,8 +298,8 @@ class PartsLocalizer:
         short_side_px = self._config.short_side_px
         return [
             self._answer(encoded)
-            for batch in family.batches(queries, self._run.device)
-            for encoded in family.encode_queries(self._encoder, batch, short_side_px, self._run)
+            for batch in batches(queries, self._run.device)
+            for encoded in encode_queries(self._encoder, batch, short_side_px, self._run)
         ]
 
     def _answer(self, encoded: EncodedQuery) -> PoseEstimate:
@@ -294,7 +327,7 @@ def _samples_to_match(best: PoseEstimate) -> int:
     """
     ratio = best.inlier_ratio or 0.0
     chance = ratio**_SAMPLE_SIZE
-    if chance * family.MAX_ITERATIONS < 1:
-        return family.MAX_ITERATIONS
+    if chance * MAX_ITERATIONS < 1:
+        return MAX_ITERATIONS
     enough = math.ceil(math.log(_MISSED) / math.log1p(-min(chance, 1 - 1e-9)))
     return max(enough, _FEWEST_SAMPLES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from reloc.methods.coordinates.family import MappingCameras
+from reloc.methods.coordinates.cameras import MappingCameras
 from reloc.nn.heads import CoordinateHead
 from reloc.training.buffer import FeatureBuffer
 
@@ -46,6 +46,11 @@ class Sightings:
         target_N3 = self.rays_N3 * torch.where(known_N, self.depth_N, 0.0)[:, None]
         offset_N3 = torch.where(known_N[:, None], self.points_cam_N3 - target_N3, 0.0)
         return offset_N3.norm(dim=-1)
+
+
+def soft_clamped(error: Tensor, limit: float) -> Tensor:
+    """The error itself, and above the limit sqrt(limit · error)."""
+    return torch.where(error < limit, error, (limit * error.clamp_min(limit)).sqrt())
 
 
 def see(

@@ -28,18 +28,15 @@ from torch.nn import functional
 from reloc.contract import Localizer, Method, Run, Tensors, UnfinishedMapError
 from reloc.estimation.trials import covariance_scale
 from reloc.input_error import InputError
-from reloc.maps import text_to_tensor
-from reloc.methods.coordinates import family
 from reloc.methods.coordinates.ace import reprojection_loss
-from reloc.methods.coordinates.family import (
-    GROWTH,
-    CoordinatesConfig,
-    CoordinatesLocalizer,
-    MappingCameras,
-)
+from reloc.methods.coordinates.cameras import MappingCameras, mapping_cameras
+from reloc.methods.coordinates.cells import encode_cells, known_depth, learned_and_left_out
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer
+from reloc.methods.coordinates.map_tensors import GROWTH, encoder_of, frame_tensors, shared_encoder
+from reloc.methods.coordinates.points import point_loss
 from reloc.nn.descriptors.vlad import learn_vocabulary
 from reloc.nn.precision import autocast
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.replay import PosedCells
@@ -149,12 +146,11 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
     Raises:
         InputError: no view can be read, all are taken from one place, or too few points are known.
     """
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
-    made_with = {"encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)])}
-    cameras = family._mapping_cameras(views, config, run.device)
-    learned, trials = family.learned_and_left_out(views)
-    cells = family.encode_cells(encoder, views, learned, cameras.scale, config, run)
-    depth_N = family.known_depth(cells, config, run)
+    encoder, made_with = shared_encoder(config, run.device)
+    cameras = mapping_cameras(views, config, run.device)
+    learned, trials = learned_and_left_out(views)
+    cells = encode_cells(encoder, views, learned, cameras.scale, config, run)
+    depth_N = known_depth(cells, config, run)
     known_K = depth_N.isfinite().nonzero()[:, 0]
     if len(known_K) < _FEWEST_POINTS:
         raise InputError(
@@ -169,13 +165,7 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
         weights = {_HEAD + name: value.half() for name, value in head.state_dict().items()}
         # Centres are places: half a float would be centimetres off in a large scene.
         weights[f"{_HEAD}centers"] = head.centers.clone()
-        return {
-            **made_with,
-            **weights,
-            "center_3": cameras.center_3.cpu(),
-            "scale": torch.tensor(cameras.scale, dtype=torch.float64),
-            GROWTH: torch.tensor(1.0, dtype=torch.float64),
-        }
+        return {**made_with, **weights, **frame_tensors(cameras)}
 
     try:
         _train(head, cells, cameras, depth_N, known_K, config, run)
@@ -227,7 +217,7 @@ def _train(
             regions = regions + functional.cross_entropy(fine_NK, right_N[1])
             said = _Said(points_N3)
             if done < config.points_until:
-                place_px = family.point_loss(said, buffer, cameras, cells_N, depth_K[cells_N])
+                place_px = point_loss(said, buffer, cameras, cells_N, depth_K[cells_N])
             else:
                 tighten = partial(
                     reprojection_loss, loose_px=config.loose_px, tight_px=config.tight_px
@@ -273,7 +263,7 @@ def localizer(tensors: Tensors, config: SrcConfig, run: Run) -> Localizer:
     Raises:
         InputError: the encoder that is installed is not the one that the map was built on.
     """
-    encoder = family.encoder_of(tensors, config)
+    encoder = encoder_of(tensors, config)
     head = _new_head(encoder.size.code, config, run)
     head.load_state_dict(
         {

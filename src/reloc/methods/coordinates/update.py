@@ -1,9 +1,11 @@
-"""Teach a map new views: its heads go on learning, from the new cells and from those that it kept.
+"""Teach a map new views: landmarks of theirs are added, or layers go on learning.
 
-Half of every batch is of the old views: what the head said of them, where it was right, is learned
-again beside the points that are triangulated between the new ones. How well that keeps what was
-known is measured on the old views: whether their cells agree with the poses as before, and how far
-their scene points moved.
+A map of landmarks keeps its own beside the new ones. Layers go on learning from the new cells and
+from those that the map kept. Half of every batch is of the old views: what the head said of them,
+where it was right, is learned again beside the points that are triangulated between the new ones.
+
+How well what was known is kept is measured on the old views: whether their cells agree with the
+poses as before, and how far their scene points moved.
 """
 
 from __future__ import annotations
@@ -13,19 +15,33 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reloc.contract import PartChange, Run, Tensors, Updated
 from reloc.estimation.trials import covariance_scale
 from reloc.geometry.clusters import extent
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
-from reloc.methods.coordinates import family
-from reloc.methods.coordinates.family import CoordinatesLocalizer, Loss
+from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
+from reloc.methods.coordinates.cells import encode_cells, known_depth, learned_and_left_out
+from reloc.methods.coordinates.landmarks import find_landmarks
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer
 from reloc.methods.coordinates.looks import add_looks
+from reloc.methods.coordinates.map_tensors import (
+    GROWTH,
+    any_head_of,
+    encoder_of,
+    head_of,
+    head_tensors,
+    holds_landmarks,
+    landmark_tensors,
+    landmarks_of,
+)
+from reloc.methods.coordinates.mapping import fit_head
 from reloc.methods.coordinates.parts import PartsConfig, parts_of, split_views, with_prefix
+from reloc.methods.coordinates.points import Loss, agreeing, begun_with_points
 from reloc.nn.encoder import Encoder
-from reloc.nn.heads import CoordinateHead
+from reloc.nn.landmarks import Landmarks
 from reloc.scenes.scene import View
 from reloc.training.replay import PosedCells
 from reloc.training.stages import stage
@@ -56,7 +72,7 @@ def update_map(
             "the map kept no cells of its views and would forget them: build one that can be "
             "updated, to the end and with --replay-cells 2048"
         )
-    encoder = family.encoder_of(tensors, config).to(run.device)
+    encoder = encoder_of(tensors, config).to(run.device)
     views_of = _assigned(known, views)
     updated, changes = dict(tensors), []
     for number, (prefix, part) in enumerate(parts.items()):
@@ -112,15 +128,77 @@ def _teach(
     loss: Loss,
     run: Run,
 ) -> Updated:
-    """Train one head on old and new cells alike, in the frame that it has."""
-    scale = float(tensors["scale"])
-    learned, trials = family.learned_and_left_out(views)
-    new = family.encode_cells(encoder, views, learned, scale, config, run)
-    both = old.joined(new)
-    cameras = family.cameras_in_frame(
-        both.cam_from_world, both.focal_px_V, tensors["center_3"], scale, run.device
+    """Teach one part the new views, in the frame that it has."""
+    learned, trials = learned_and_left_out(views)
+    new = encode_cells(encoder, views, learned, float(tensors["scale"]), config, run)
+    if holds_landmarks(tensors):
+        taught = _with_more_landmarks(tensors, old, new, config, run)
+    else:
+        taught = _trained_further(tensors, old, new, config, loss, run)
+    num_kept = round(old.num_views / (old.num_views + new.num_views) * len(old))
+    kept = old.sample(num_kept, run.seed).joined(new.sample(len(old) - num_kept, run.seed))
+    asked = CoordinatesLocalizer(encoder, taught, config, run)
+    growth = covariance_scale(asked, [views[index] for index in trials], run)
+    growth = max(growth, float(tensors[GROWTH]))
+    taught = {**taught, **kept.tensors(), GROWTH: torch.tensor(growth).double()}
+    looked_at = {
+        **_at_places(old),
+        f"{len(views)} new views": new.sample(_NUM_NEW_CELLS, run.seed),
+    }
+    before, after = (any_head_of(part, config, run.device) for part in (tensors, taught))
+    changes = [
+        _change(name, cells, before, after, tensors, config, run)
+        for name, cells in looked_at.items()
+    ]
+    return Updated(taught, changes)
+
+
+def _cameras(tensors: Tensors, cells: PosedCells, run: Run) -> MappingCameras:
+    """Those that saw some cells, in the frame of a part."""
+    center_3, scale = tensors["center_3"], float(tensors["scale"])
+    return cameras_in_frame(cells.cam_from_world, cells.focal_px_V, center_3, scale, run.device)
+
+
+def _with_more_landmarks(
+    tensors: Tensors, old: PosedCells, new: PosedCells, config: PartsConfig, run: Run
+) -> dict[str, Tensor]:
+    """A part with those of the new views beside its own.
+
+    Where there are too many, as many of either are left out as there are views of them.
+    """
+    before = landmarks_of(tensors)
+    cameras = _cameras(tensors, new, run)
+    limit = config.num_landmarks
+    found = find_landmarks(
+        new, cameras, config, limit, config.key_length, run, before.basis_CD.to(run.device)
     )
-    head = family.head_of(tensors, config, run.device)
+    run.log.info("%d new landmarks", len(found))
+    share = old.num_views / (old.num_views + new.num_views)
+    num_old = min(len(before), max(round(share * limit), limit - len(found)))
+    order_L = torch.randperm(len(before), generator=torch.Generator().manual_seed(run.seed))
+    kept = before.at(order_L[:num_old].sort().values)
+    more = found.at(torch.arange(min(len(found), limit - num_old)))
+    joined = Landmarks(
+        torch.cat([kept.points_L3, more.points_L3.cpu()]),
+        torch.cat([kept.keys_LD, more.keys_LD.cpu()]),
+        before.basis_CD,
+        before.reach,
+    )
+    return landmark_tensors(joined, cameras)
+
+
+def _trained_further(
+    tensors: Tensors,
+    old: PosedCells,
+    new: PosedCells,
+    config: PartsConfig,
+    loss: Loss,
+    run: Run,
+) -> dict[str, Tensor]:
+    """A part whose layers were trained on old and new cells alike."""
+    both = old.joined(new)
+    cameras = _cameras(tensors, both, run)
+    head = head_of(tensors, config, run.device)
     before = deepcopy(head)
     num_old = config.batch_size // 2
 
@@ -131,35 +209,18 @@ def _teach(
         return both_N[torch.randperm(len(both_N), generator=generator)]
 
     if config.points_until > 0:
-        said_N3, agrees_N = family.agreeing(before, old.buffer, cameras, config, run)
-        old_depth_N = torch.where(agrees_N, scale * said_N3[:, 2], torch.nan)
-        new_depth_N = family.known_depth(new, config, run).to(run.device)
-        loss = family.begun_with_points(loss, torch.cat([old_depth_N, new_depth_N]), config, run)
+        said_N3, agrees_N = agreeing(before, old.buffer, cameras, config, run)
+        old_depth_N = torch.where(agrees_N, cameras.scale * said_N3[:, 2], torch.nan)
+        new_depth_N = known_depth(new, config, run).to(run.device)
+        loss = begun_with_points(loss, torch.cat([old_depth_N, new_depth_N]), config, run)
     gently = replace(
         config,
         steps=max(1, round(_STEPS * config.steps)),
         max_learning_rate=_LEARNING_RATE * config.max_learning_rate,
     )
-    family.fit_head(head, both.buffer, cameras, draw, gently, loss, run)
+    fit_head(head, both.buffer, cameras, draw, gently, loss, run)
     # As the map holds it, in float16.
-    trained = family.head_tensors(head, cameras)
-    after = family.head_of(trained, config, run.device)
-    share = old.num_views / both.num_views
-    num_kept = round(share * len(old))
-    kept = old.sample(num_kept, run.seed).joined(new.sample(len(old) - num_kept, run.seed))
-    asked = CoordinatesLocalizer(encoder, trained, config, run)
-    growth = covariance_scale(asked, [views[index] for index in trials], run)
-    growth = max(growth, float(tensors[family.GROWTH]))
-    trained = {**trained, **kept.tensors(), family.GROWTH: torch.tensor(growth).double()}
-    looked_at = {
-        **_at_places(old),
-        f"{len(views)} new views": new.sample(_NUM_NEW_CELLS, run.seed),
-    }
-    changes = [
-        _change(name, cells, before, after, tensors, config, run)
-        for name, cells in looked_at.items()
-    ]
-    return Updated(trained, changes)
+    return head_tensors(head, cameras)
 
 
 def _at_places(cells: PosedCells) -> dict[str, PosedCells]:
@@ -175,21 +236,17 @@ def _at_places(cells: PosedCells) -> dict[str, PosedCells]:
 def _change(
     name: str,
     cells: PosedCells,
-    before: CoordinateHead,
-    after: CoordinateHead,
+    before: nn.Module,
+    after: nn.Module,
     tensors: Tensors,
     config: PartsConfig,
     run: Run,
 ) -> PartChange:
     """What a head says of cells now, beside what it said."""
-    scale = float(tensors["scale"])
-    cameras = family.cameras_in_frame(
-        cells.cam_from_world, cells.focal_px_V, tensors["center_3"], scale, run.device
-    )
-
-    was_N3, agreed_N = family.agreeing(before, cells.buffer, cameras, config, run)
-    is_N3, agrees_N = family.agreeing(after, cells.buffer, cameras, config, run)
-    way_N = scale * (is_N3 - was_N3).norm(dim=1)[agreed_N]
+    cameras = _cameras(tensors, cells, run)
+    was_N3, agreed_N = agreeing(before, cells.buffer, cameras, config, run)
+    is_N3, agrees_N = agreeing(after, cells.buffer, cameras, config, run)
+    way_N = cameras.scale * (is_N3 - was_N3).norm(dim=1)[agreed_N]
     return PartChange(
         name,
         len(cells),

@@ -14,7 +14,8 @@ from safetensors.torch import save
 from reloc.contract import Run, Tensors, UnfinishedMapError
 from reloc.input_error import InputError
 from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
-from reloc.methods.coordinates.family import CoordinatesLocalizer, train_head
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer
+from reloc.methods.coordinates.mapping import train_head
 from reloc.nn.encoder import SIZES, Encoder
 from reloc.progress import Item, Silent
 from reloc.scenes.scene import Scene

@@ -1,0 +1,235 @@
+"""Answering: codes of a query's cells, a head, and the pose that most of its points agree on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.estimation.absolute import estimate_absolute_pose
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.global_codes import with_global
+from reloc.methods.coordinates.map_tensors import GROWTH, any_head_of
+from reloc.methods.coordinates.points import predicted
+from reloc.nn.descriptors.descriptor import Descriptor
+from reloc.nn.encoder import STRIDE, cell_centers
+from reloc.nn.landmarks import LandmarkHead
+from reloc.nn.precision import autocast
+from reloc.scenes.scene import Query
+from reloc.training.buffer import encode, resized_grey
+
+# Logistic regression of being right on the logarithm of the ratio of inliers, by
+# `benchmarks/confidence.py coordinates`.
+_HALF_SURE_RATIO, _CONFIDENCE_SLOPE = 0.0992, 1.87
+# Samples of RANSAC, so that hopeless predictions end.
+MAX_ITERATIONS = 10_000
+# Cells of a query that a pose is sought for: neighbours err alike, and a third of those of 640x480
+# pixels tells as much as all. And of how many times as many the surest are taken.
+_MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
+# The same of landmarks, whose points do not err alike.
+_MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 800, 3
+# Images that an accelerator encodes at once.
+_MAX_BATCH = 16
+
+
+def confidence(inlier_ratio: float) -> float:
+    """Probability that a pose is right on which this share of the cells agrees."""
+    return 1 / (1 + (inlier_ratio / _HALF_SURE_RATIO) ** -_CONFIDENCE_SLOPE)
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedQuery:
+    """A query and the codes of its cells.
+
+    Attributes:
+        query: as it was asked.
+        pixels_N2: the middles of the cells, in the query's image.
+        codes_NC: float16, of the same cells.
+        encode_ms: what the codes took.
+    """
+
+    query: Query
+    pixels_N2: Tensor
+    codes_NC: Tensor
+    encode_ms: float
+
+    def some(self, most: int, seed: int) -> EncodedQuery:
+        """With so many of the cells at most, chosen at random."""
+        if len(self.pixels_N2) <= most:
+            return self
+        generator = torch.Generator().manual_seed(seed)
+        return self.at(torch.randperm(len(self.pixels_N2), generator=generator)[:most])
+
+    def at(self, index_N: Tensor) -> EncodedQuery:
+        """With some of the cells."""
+        codes_NC = self.codes_NC[index_N.to(self.codes_NC.device)]
+        return replace(self, pixels_N2=self.pixels_N2[index_N], codes_NC=codes_NC)
+
+
+def encode_queries(
+    encoder: nn.Module, queries: Sequence[Query], short_side_px: int, run: Run
+) -> list[EncodedQuery]:
+    """Encode queries of one size together."""
+    watch = Watch(run.device)
+    greys_BHW = torch.stack(
+        [torch.from_numpy(resized_grey(query.image, short_side_px)) for query in queries]
+    )
+    codes_BNC = encode(encoder, greys_BHW, run)
+    encode_ms = watch.lap_ms() / len(queries)
+    rows, columns = (side // STRIDE for side in greys_BHW.shape[1:])
+    height, width = queries[0].image.shape[-2:]
+    to_image = torch.tensor([width / greys_BHW.shape[2], height / greys_BHW.shape[1]])
+    pixels_N2 = cell_centers(rows, columns) * to_image
+    return [
+        EncodedQuery(query, pixels_N2, codes_NC, encode_ms)
+        for query, codes_NC in zip(queries, codes_BNC, strict=True)
+    ]
+
+
+def batches(queries: Sequence[Query], device: str) -> Iterator[list[Query]]:
+    """Neighbouring queries of one size.
+
+    An accelerator encodes them together; a processor gains nothing by that.
+    """
+    limit = 1 if torch.device(device).type == "cpu" else _MAX_BATCH
+    for _, alike in groupby(queries, key=lambda query: query.image.shape):
+        group = list(alike)
+        for start in range(0, len(group), limit):
+            yield group[start : start + limit]
+
+
+class CoordinatesLocalizer:
+    """Answers queries with an encoder and the head that was trained on it.
+
+    Args:
+        encoder: of the codes.
+        tensors: a map.
+        config: of the map.
+        run: device, seed, precision.
+        head: from codes to points; None: that of the map.
+        descriptor: of whole images, whose codes the head is told; None where it is not.
+
+    Attributes:
+        max_cells: of a query that a pose is sought for.
+    """
+
+    max_cells = _MAX_QUERY_CELLS
+    _predicted_share = _PREDICTED_SHARE
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        tensors: Tensors,
+        config: CoordinatesConfig,
+        run: Run,
+        head: nn.Module | None = None,
+        descriptor: Descriptor | None = None,
+    ) -> None:
+        self._config, self._run = config, run
+        self._center_3, self._scale = tensors["center_3"], float(tensors["scale"])
+        self._growth = float(tensors[GROWTH])
+        self._encoder = encoder.to(run.device)
+        head = head or any_head_of(tensors, config, run.device)
+        if isinstance(head, LandmarkHead):
+            self.max_cells, self._predicted_share = _MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE
+        self._head = head.eval().requires_grad_(False)
+        self._descriptor = descriptor
+
+    def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
+        """One estimate for each query, each for itself."""
+        return [
+            answer
+            for batch in batches(queries, self._run.device)
+            for answer in self._localize_batch(batch)
+        ]
+
+    def _localize_batch(self, queries: Sequence[Query]) -> list[PoseEstimate]:
+        """Answers to queries of one size."""
+        short_side_px = self._config.short_side_px
+        return [
+            self._answer(encoded)
+            for encoded in encode_queries(self._encoder, queries, short_side_px, self._run)
+        ]
+
+    def _answer(self, encoded: EncodedQuery) -> PoseEstimate:
+        watch = Watch(self._run.device)
+        pixels_N2, points_N3 = self.points(encoded)
+        head_ms = watch.lap_ms()
+        answer = self._pose(encoded.query, pixels_N2, points_N3)
+        stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": watch.lap_ms()}
+        return replace(answer, stage_ms=stages_ms)
+
+    @torch.no_grad()
+    def points(self, encoded: EncodedQuery) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 2) of cells and their scene points (N, 3) from the head's origin.
+
+        Of at most `max_cells` cells: those whose points the head is surest of, and in that order.
+        """
+        encoded = encoded.some(self._predicted_share * self.max_cells, self._run.seed)
+        codes_NC = encoded.codes_NC.float()
+        if self._descriptor is not None:
+            global_D = self._descriptor.describe(encoded.query.image).to(codes_NC.device)
+            codes_NC = with_global(codes_NC, global_D.expand(len(codes_NC), -1))
+        with autocast(self._run):
+            points_N3, log_error_N = predicted(self._head, codes_NC)
+        if len(points_N3) > self.max_cells:
+            surest_N = log_error_N.argsort(stable=True)[: self.max_cells]
+            encoded = encoded.at(surest_N.cpu())
+            points_N3 = points_N3[surest_N]
+        return encoded.pixels_N2, (points_N3 * self._scale).cpu()
+
+    def _pose(self, query: Query, pixels_N2: Tensor, points_N3: Tensor) -> PoseEstimate:
+        """What a subclass answers in another way."""
+        return self.pose(query, pixels_N2, points_N3)
+
+    def pose(
+        self,
+        query: Query,
+        pixels_N2: Tensor,
+        points_N3: Tensor,
+        max_iterations: int = MAX_ITERATIONS,
+    ) -> PoseEstimate:
+        """The pose that most of the `points` agree on, found with so many samples at most."""
+        config = self._config
+        # About the head's origin: coordinates of a whole town would cost float32 its digits.
+        found = estimate_absolute_pose(
+            pixels_N2,
+            points_N3,
+            query.camera,
+            config.max_error_px * min(query.image.shape[-2:]) / config.short_side_px,
+            seed=self._run.seed,
+            max_iterations=max_iterations,
+        )
+        if found is None or found.inlier_ratio < config.min_inlier_ratio:
+            return PoseEstimate(None)
+        center_from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -self._center_3)
+        return PoseEstimate(
+            cam_from_world=found.cam_from_world @ center_from_world,
+            covariance=self._growth * found.covariance,
+            num_inliers=found.num_inliers,
+            inlier_ratio=found.inlier_ratio,
+            confidence=confidence(found.inlier_ratio),
+            camera=None if query.camera.has_prior_focal else found.camera,
+        )
+
+
+class Watch:
+    """Milliseconds from one lap to the next."""
+
+    def __init__(self, device: str) -> None:
+        self._accelerated = torch.device(device).type != "cpu"
+        self._last = time.perf_counter()
+
+    def lap_ms(self) -> float:
+        """Since the last lap; what an accelerator was asked for is awaited."""
+        if self._accelerated:
+            torch.accelerator.synchronize()
+        now = time.perf_counter()
+        lap_ms, self._last = 1e3 * (now - self._last), now
+        return lap_ms
