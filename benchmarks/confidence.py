@@ -1,7 +1,8 @@
 """Fit the confidence of a family: how often a pose is right, by what speaks for it.
 
     python benchmarks/confidence.py matching --data ../shared/data
-    python benchmarks/confidence.py coordinates --data ../shared/data
+    python benchmarks/confidence.py landmarks --data ../shared/data
+    python benchmarks/confidence.py layers --data ../shared/data
 
 Queries of several places are asked as they are and made worse (small, blurred, dark and noisy,
 cut), in their own map and in that of another place. A pose is right within 2 % of the extent
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +50,7 @@ Ask = Callable[[Query], Evidence | None]
 class Arguments:
     """What to fit, and where the places are."""
 
-    family: tyro.conf.Positional[Literal["matching", "coordinates"]]
+    family: tyro.conf.Positional[Literal["matching", "landmarks", "layers"]]
     data: Path
     """Folder with 7scenes/redkitchen, south_building and fox."""
     seed: int = 0
@@ -71,9 +73,10 @@ def ask_points(scene: Scene, run: Run) -> Ask:
     return ask
 
 
-def ask_coordinates(scene: Scene, run: Run) -> Ask:
-    """A head for the scene, as a function of a query."""
-    config = replace(ace.AceConfig(), min_inlier_ratio=0.0)
+def ask_coordinates(preset: str | None, scene: Scene, run: Run) -> Ask:
+    """A map of ace, as a function of a query."""
+    settings = ace.METHOD.presets[preset] if preset else ace.AceConfig()
+    config = replace(settings, min_inlier_ratio=0.0)
     localizer = ace.localizer(ace.build_map(scene.mapping, config, run), config, run)
 
     def ask(query: Query) -> Evidence | None:
@@ -125,7 +128,11 @@ def main(arguments: Arguments) -> None:
         load_scene(arguments.data / "fox", LoadOptions()),
         synthetic_scene(arguments.seed + 100, num_mapping=60, num_queries=_MAX_QUERIES),
     ]
-    open_map = {"matching": ask_points, "coordinates": ask_coordinates}[arguments.family]
+    open_map = {
+        "matching": ask_points,
+        "landmarks": partial(ask_coordinates, None),
+        "layers": partial(ask_coordinates, "layers"),
+    }[arguments.family]
     maps = [open_map(scene, run) for scene in scenes]
     evidence, right, fitted = [], [], []
     rng = np.random.default_rng(arguments.seed)

@@ -25,22 +25,23 @@ from reloc.scenes.scene import Query
 from reloc.training.buffer import encode, resized_grey
 
 # Logistic regression of being right on the logarithm of the ratio of inliers, by
-# `benchmarks/confidence.py coordinates`.
-_HALF_SURE_RATIO, _CONFIDENCE_SLOPE = 0.0992, 1.87
+# `benchmarks/confidence.py`: the ratio at which it is as likely as not, and the slope.
+_OF_LAYERS, _OF_LANDMARKS = (0.0992, 1.87), (0.0992, 1.87)
 # Samples of RANSAC, so that hopeless predictions end.
 MAX_ITERATIONS = 10_000
 # Cells of a query that a pose is sought for: neighbours err alike, and a third of those of 640x480
 # pixels tells as much as all. And of how many times as many the surest are taken.
 _MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
 # The same of landmarks, whose points do not err alike.
-_MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 800, 3
+_MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 1200, 3
 # Images that an accelerator encodes at once.
 _MAX_BATCH = 16
 
 
-def confidence(inlier_ratio: float) -> float:
+def confidence(inlier_ratio: float, of_landmarks: bool = False) -> float:
     """Probability that a pose is right on which this share of the cells agrees."""
-    return 1 / (1 + (inlier_ratio / _HALF_SURE_RATIO) ** -_CONFIDENCE_SLOPE)
+    half_sure_ratio, slope = _OF_LANDMARKS if of_landmarks else _OF_LAYERS
+    return 1 / (1 + (inlier_ratio / half_sure_ratio) ** -slope)
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +215,7 @@ class CoordinatesLocalizer:
             covariance=self._growth * found.covariance,
             num_inliers=found.num_inliers,
             inlier_ratio=found.inlier_ratio,
-            confidence=confidence(found.inlier_ratio),
+            confidence=confidence(found.inlier_ratio, isinstance(self._head, LandmarkHead)),
             camera=None if query.camera.has_prior_focal else found.camera,
         )
 
