@@ -28,6 +28,7 @@ from torch.nn import functional
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
 from reloc.methods.coordinates.ace import AceConfig, mapping_loss
+from reloc.methods.coordinates.landmarks import place_landmarks
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
 from reloc.methods.coordinates.mapping import train_head
 from reloc.nn.encoder import SIZES, STRIDE, Encoder, cell_centers
@@ -37,7 +38,7 @@ from reloc.provenance import hardware, working_copy_commit
 from reloc.scenes import LoadOptions, load_scene
 from reloc.training.buffer import resized_grey
 
-Feature = Literal["base", "random", "rootsift", "squeezenet", "alike", "r2d2"]
+Feature = Literal["base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2"]
 _IMAGENET_MEAN, _IMAGENET_STD = 0.449, 0.226
 
 
@@ -192,6 +193,7 @@ def _at_cells(level_BCHW: Tensor, grey_B1HW: Tensor) -> Tensor:
 def _features(name: Feature, weights: Path) -> nn.Module:
     makers: dict[Feature, Callable[[], nn.Module]] = {
         "base": lambda: load_encoder(encoder_path("base"), "base"),
+        "small": lambda: load_encoder(weights / "encoder_small.safetensors", "small"),
         "random": lambda: Encoder(SIZES["base"]).eval().requires_grad_(False),
         "rootsift": RootSift,
         "squeezenet": lambda: SqueezeNet(weights / "squeezenet1_0.safetensors"),
@@ -223,7 +225,13 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
     encoder = Standardized(features, greys)
     loss = partial(mapping_loss, loose_px=config.loose_px, tight_px=config.tight_px)
     started, started_cpu = time.perf_counter(), time.process_time()
-    tensors = train_head(encoder, scene.mapping, config, loss, run)
+    tensors = None
+    if config.head == "landmarks":
+        tensors = place_landmarks(
+            encoder, scene.mapping, config, config.num_landmarks, config.key_length, run
+        )
+    head = "landmarks" if tensors else "layers"
+    tensors = tensors or train_head(encoder, scene.mapping, config, loss, run)
     map_s, map_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     localizer = CoordinatesLocalizer(encoder, tensors, config, run)
     errors = []
@@ -247,6 +255,7 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
         encode_ms.append(1e3 * (time.perf_counter() - begun))
     return {
         "features": name,
+        "head": head,
         "scene": scene.name,
         "split": arguments.split,
         "seed": run.seed,
