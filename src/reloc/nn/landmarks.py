@@ -12,7 +12,7 @@ from torch.nn import functional
 # Landmarks that a cell's point is drawn from: the one most alike, and what of the others is near.
 _NUM_ALIKE, _TEMPERATURE = 4, 0.03
 # Lists that a processor sorts keys into, by the square root of their number, and those it looks in.
-_LISTS_PER_ROOT, _LOOKED_IN, _LEARNING_STEPS = 1.0, 10, 6
+_LISTS_PER_ROOT, _LOOKED_IN, _LEARNING_STEPS = 1.0, 4, 6
 _MIN_LISTED = 4000
 _MAX_INT8 = 127
 

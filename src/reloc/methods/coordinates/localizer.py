@@ -14,7 +14,6 @@ from reloc.contract import PoseEstimate, Run, Tensors
 from reloc.estimation.absolute import estimate_absolute_pose
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
-from reloc.methods.coordinates.global_codes import with_global
 from reloc.methods.coordinates.map_tensors import GROWTH, any_head_of
 from reloc.methods.coordinates.points import predicted
 from reloc.nn.descriptors.descriptor import Descriptor
@@ -33,7 +32,7 @@ MAX_ITERATIONS = 10_000
 # pixels tells as much as all. And of how many times as many the surest are taken.
 _MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
 # The same of landmarks, whose points do not err alike.
-_MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 1200, 3
+_MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 1200, 2
 # Images that an accelerator encodes at once.
 _MAX_BATCH = 16
 
@@ -176,7 +175,7 @@ class CoordinatesLocalizer:
         codes_NC = encoded.codes_NC.float()
         if self._descriptor is not None:
             global_D = self._descriptor.describe(encoded.query.image).to(codes_NC.device)
-            codes_NC = with_global(codes_NC, global_D.expand(len(codes_NC), -1))
+            codes_NC = torch.cat([codes_NC, global_D.expand(len(codes_NC), -1)], dim=1)
         with autocast(self._run):
             points_N3, log_error_N = predicted(self._head, codes_NC)
         if len(points_N3) > self.max_cells:
