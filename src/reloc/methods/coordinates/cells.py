@@ -56,9 +56,12 @@ def encode_cells(
     return PosedCells(buffer, poses, focals_px(views, config), len(views))
 
 
-def known_depth(cells: PosedCells, config: CoordinatesConfig, run: Run) -> Tensor:
-    """Depth (N,) of the cells before any training, NaN where it is not known."""
-    return cells.buffer.depth_N if config.depth else triangulated_depth(cells, run)
+def known_depth(cells: PosedCells, config: CoordinatesConfig, run: Run, wanted: int = 0) -> Tensor:
+    """Depth (N,) of the cells before any training, NaN where it is not known.
+
+    Where it is triangulated, of at least as many as are `wanted`, if there are as many.
+    """
+    return cells.buffer.depth_N if config.depth else triangulated_depth(cells, run, wanted)
 
 
 def views_to_encode(cam_from_world: Rigid3d, scale: float, count: int) -> list[int]:

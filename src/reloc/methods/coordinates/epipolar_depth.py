@@ -19,7 +19,8 @@ from reloc.training.replay import PosedCells
 # From a view to those that its cells are looked for in, as shares of the extent of the cameras.
 _BASELINES = torch.tensor([0.03, 0.06, 0.1, 0.15, 0.22, 0.32], dtype=torch.float64)
 _MAX_ANGLE_DEG = 60.0
-# Cells that are looked for, in all views together, and those of a view among which they are.
+# Cells that are looked for at once, in all views together, and those of a view among which they
+# are.
 _MAX_ASKED, _MAX_CANDIDATES = 200_000, 2500
 # A cell is 8 px wide: the middle of the right one may be so far from the line.
 _MAX_LINE_PX = 8.0
@@ -29,12 +30,13 @@ _MIN_COSINE = 0.6
 _HALF_CELL_PX, _MAX_UNCERTAIN_ALONE, _MAX_UNCERTAIN, _MIN_AGREEING = 4.0, 0.2, 0.08, 2
 
 
-def triangulated_depth(cells: PosedCells, run: Run) -> Tensor:
+def triangulated_depth(cells: PosedCells, run: Run, wanted: int = 0) -> Tensor:
     """Depth of cells along the optical axes, in the unit of the poses.
 
     Args:
-        cells: of mapping views; at most 200,000 of them are looked for.
+        cells: of mapping views; 200,000 of them are looked for at once.
         run: device, seed and progress.
+        wanted: as long as fewer are found, others are looked for.
 
     Returns:
         (N,) float32, NaN where it is not known: of cells that were not looked for, too.
@@ -45,14 +47,19 @@ def triangulated_depth(cells: PosedCells, run: Run) -> Tensor:
     partners = _partners(cells.cam_from_world)
     kind = torch.bfloat16 if uses_bf16(run) else torch.float32
     asked_per_view = -(-_MAX_ASKED // len(of_view))
-    for view in run.progress.track(range(len(of_view)), "triangulating"):
-        asked = of_view[view][:asked_per_view]
-        seen_in = [other for other in partners[view] if len(of_view[other])]
-        if len(asked) == 0 or len(seen_in) < _MIN_AGREEING:
-            continue
-        found = [_depth_from(cells, view, asked, other, of_view[other], kind) for other in seen_in]
-        depths, uncertain = zip(*found, strict=True)
-        depth_N[asked] = _agreed(torch.stack(depths), torch.stack(uncertain))
+    for start in range(0, _MAX_CANDIDATES, asked_per_view):
+        for view in run.progress.track(range(len(of_view)), "triangulating"):
+            asked = of_view[view][start : start + asked_per_view]
+            seen_in = [other for other in partners[view] if len(of_view[other])]
+            if len(asked) == 0 or len(seen_in) < _MIN_AGREEING:
+                continue
+            found = [
+                _depth_from(cells, view, asked, other, of_view[other], kind) for other in seen_in
+            ]
+            depths, uncertain = zip(*found, strict=True)
+            depth_N[asked] = _agreed(torch.stack(depths), torch.stack(uncertain))
+        if int(depth_N.isfinite().sum()) >= wanted:
+            break
     return depth_N
 
 

@@ -111,11 +111,12 @@ def find_landmarks(
         run: device, seed, progress.
         basis_CD: of the keys; None: that which suits these cells.
     """
-    depth_N = known_depth(cells, config, run).to(run.device)
+    most = round(_LOOKED_AT * num_landmarks)
+    depth_N = known_depth(cells, config, run, most).to(run.device)
     known_K = depth_N.isfinite().nonzero()[:, 0]
     generator = torch.Generator().manual_seed(run.seed)
     order_K = torch.randperm(len(known_K), generator=generator).to(run.device)
-    cells_L = known_K[order_K[: round(_LOOKED_AT * num_landmarks)]]
+    cells_L = known_K[order_K[:most]]
     buffer = cells.buffer
     if basis_CD is None:
         every = max(1, len(buffer) // 50_000)
