@@ -15,7 +15,7 @@ from reloc.contract import Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.methods.coordinates import ace, glace
-from reloc.methods.coordinates.ace import AceConfig, mapping_loss
+from reloc.methods.coordinates.ace import mapping_loss
 from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
 from reloc.methods.coordinates.glace import GlaceConfig
 from reloc.methods.coordinates.global_codes import GlobalCodes, with_global
@@ -214,12 +214,20 @@ def _same(first: Tensors, second: Tensors) -> bool:
     )
 
 
-def test_without_global_code_and_clusters_it_is_ace(small_room: Scene) -> None:
+def test_without_global_code_and_clusters_it_is_a_head_of_ace(small_room: Scene) -> None:
     views = small_room.mapping[::4]
     plain = replace(QUICK, global_dimensions=0, num_clusters=0)
-    same = AceConfig(short_side_px=64, width=32, num_images=10, steps=20, batch_size=128)
+    layers = replace(
+        ace.METHOD.presets["layers"],
+        short_side_px=64,
+        width=32,
+        num_images=10,
+        steps=20,
+        batch_size=128,
+        replay_cells=0,
+    )
     ours = glace.build_map(views, plain, EXACT)
-    assert _same(ours, ace.build_map(views, replace(same, replay_cells=0), EXACT))
+    assert _same(ours, ace.build_map(views, layers, EXACT))
     both = glace.build_map(views, QUICK, EXACT)
     assert both.keys() > ours.keys()
     assert both["head.enter.weight"].shape[1] > ours["head.enter.weight"].shape[1]

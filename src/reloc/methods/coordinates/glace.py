@@ -52,7 +52,7 @@ class GlaceConfig(CoordinatesConfig):
     """Numbers of the code of a whole image, at most; 0: cells are not told of their image."""
     global_noise: float = 0.1
     """Standard deviation of the noise on each of these numbers in training."""
-    num_clusters: int = 16
+    num_clusters: int = 8
     """Clusters of the mapping cameras from whose centres points are said; below 2, points are said
     from the one centre of all cameras."""
     depth_adjusted: float = 0.0

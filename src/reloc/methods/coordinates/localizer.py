@@ -14,6 +14,7 @@ from reloc.contract import PoseEstimate, Run, Tensors
 from reloc.estimation.absolute import estimate_absolute_pose
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.global_codes import with_global
 from reloc.methods.coordinates.map_tensors import GROWTH, any_head_of
 from reloc.methods.coordinates.points import predicted
 from reloc.nn.descriptors.descriptor import Descriptor
@@ -175,7 +176,7 @@ class CoordinatesLocalizer:
         codes_NC = encoded.codes_NC.float()
         if self._descriptor is not None:
             global_D = self._descriptor.describe(encoded.query.image).to(codes_NC.device)
-            codes_NC = torch.cat([codes_NC, global_D.expand(len(codes_NC), -1)], dim=1)
+            codes_NC = with_global(codes_NC, global_D.expand(len(codes_NC), -1))
         with autocast(self._run):
             points_N3, log_error_N = predicted(self._head, codes_NC)
         if len(points_N3) > self.max_cells:

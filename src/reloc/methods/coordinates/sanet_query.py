@@ -35,9 +35,6 @@ from reloc.nn.weights import EncoderName, encoder_path, load_encoder
 from reloc.scenes.scene import Query
 from reloc.training.buffer import depth_at, encode, resized_grey
 
-# Cells that the decoder is surest of, as a share of all: those of what no retrieved view shows are
-# among the others.
-_SURE_SHARE = 0.5
 _DESCRIPTOR = "descriptor."
 
 # Pose from the map's centre, covariance, agreeing cells, and the camera where it was estimated.
@@ -203,10 +200,7 @@ class SanetLocalizer:
 
     @torch.no_grad()
     def see(self, query: Query) -> Seen | None:
-        """Scene points of the query's cells, those that are surest where the decoder tells.
-
-        None where it shows nothing.
-        """
+        """Scene points of the query's cells; None where it shows nothing."""
         vector_D = self._descriptor.describe(query.image)
         if not bool(vector_D.any()):
             return None
@@ -237,11 +231,8 @@ class SanetLocalizer:
             pyramid = QueryPyramid.of(
                 coarse_MC, coarse_HW.shape, codes_NC, fine_HW.shape, query.camera
             )
-            decoded = self._decoder(pyramid, *known)
-            points_N3 = decoded.points_N3
-            count = max(1, int(_SURE_SHARE * len(points_N3)))
-            surest = decoded.log_error_N.argsort(stable=True)[:count].cpu()
-            pixels_N2, points_N3 = pixels_N2[surest], points_N3[surest.to(device)]
+            # All of them: the surest lie close together, and fix a pose less well.
+            points_N3 = self._decoder(pyramid, *known).points_N3
         return Seen(pixels_N2, frame.world(points_N3.cpu()), frame.unit, views[0])
 
     def _retrieved(self, level: str, views: Sequence[int]) -> tuple[Tensor, Tensor]:
