@@ -27,7 +27,7 @@ def test_a_code_of_a_landmark_is_told_its_point_among_few_and_among_many() -> No
 def test_lists_find_what_comparing_all_finds_for_codes_that_resemble_landmarks() -> None:
     landmarks, codes = _landmarks(6000)
     noisy = functional.normalize(codes, dim=1)
-    noisy = noisy + 0.08 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(0))
+    noisy = noisy + 0.05 * torch.randn(noisy.shape, generator=torch.Generator().manual_seed(0))
     nearest = (keys_of(noisy, landmarks.basis_CD) @ landmarks.keys_LD.T).argmax(1)
     found, _ = LandmarkHead(landmarks).with_error(noisy)
     same = (found - landmarks.points_L3[nearest]).norm(dim=1) < 1e-6
