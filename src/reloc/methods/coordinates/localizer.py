@@ -26,7 +26,7 @@ from reloc.training.buffer import encode, resized_grey
 
 # Logistic regression of being right on the logarithm of the ratio of inliers, by
 # `benchmarks/confidence.py`: the ratio at which it is as likely as not, and the slope.
-_OF_LAYERS, _OF_LANDMARKS = (0.0992, 1.87), (0.0992, 1.87)
+_OF_LAYERS, _OF_LANDMARKS = (0.0992, 1.87), (0.1031, 2.77)
 # Samples of RANSAC, so that hopeless predictions end.
 MAX_ITERATIONS = 10_000
 # Cells of a query that a pose is sought for: neighbours err alike, and a third of those of 640x480
