@@ -1,4 +1,4 @@
-"""The same head, budget and scene on different dense features: what each is worth to ACE.
+"""The same map, budget and scene on different dense features: what each is worth to ACE.
 
     python benchmarks/encoder_table.py SCENE --features base rootsift --weights FOLDER
 
@@ -265,7 +265,8 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
             )
             for limit, degrees in limits
         },
-        "median": float(np.median(position / unit)),
+        # None where more than half of the queries are declined.
+        "median": float(np.median(position / unit)) if np.isfinite(position).mean() > 0.5 else None,
         "giga_macs": _giga_macs(features) if name != "rootsift" else None,
         "encode_ms": float(np.median(encode_ms)),
         "map_s": map_s,
