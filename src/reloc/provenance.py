@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -38,6 +39,21 @@ def _processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def training_record(
+    steps: int, seconds: float, seed: int, device: str, commit: str
+) -> dict[str, object]:
+    """What a model card says of any training: its length, its seed, and on what it ran."""
+    return {
+        "steps": steps,
+        "time": str(timedelta(seconds=round(seconds))),
+        "seed": seed,
+        "hardware": hardware(device),
+        "threads": torch.get_num_threads(),
+        "versions": library_versions(),
+        "commit": commit,
+    }
 
 
 def library_versions() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from reloc.contract import Run
 from reloc.input_error import InputError
 from reloc.nn.scene_agnostic import CoordinateDecoder, Decoded, KnownPoints, look_up
 from reloc.nn.weights import EncoderName, encoder_path, load_encoder
-from reloc.provenance import hardware, library_versions, working_copy_commit
+from reloc.provenance import training_record, working_copy_commit
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
 from reloc.training.retrieval_examples import (
@@ -112,13 +111,7 @@ def pretrain_decoder(config: PretrainSanetConfig, folder: Path, run: Run) -> Pat
         partial.rename(path)
         record = {
             "config": asdict(config),
-            "steps": step,
-            "time": str(timedelta(seconds=round(seconds))),
-            "seed": run.seed,
-            "hardware": hardware(run.device),
-            "threads": torch.get_num_threads(),
-            "versions": library_versions(),
-            "commit": commit,
+            **training_record(step, seconds, run.seed, run.device, commit),
         }
         _write_record(record, path.with_suffix(".json"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +20,7 @@ from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, STRIDE, Encoder
 from reloc.nn.losses import contrastive_loss
 from reloc.nn.precision import autocast
-from reloc.provenance import hardware, library_versions, working_copy_commit
+from reloc.provenance import training_record, working_copy_commit
 from reloc.training.correspondences import CollageConfig, Correspondences, collage_pair
 from reloc.training.fit import FitConfig, fit
 from reloc.training.normalization import fold, normalize
@@ -260,12 +259,6 @@ def _write_record(
         "config": asdict(config),
         "pictures": len(material.pictures),
         "rooms": len(material.rooms),
-        "steps": step,
-        "time": str(timedelta(seconds=round(seconds))),
-        "seed": run.seed,
-        "hardware": hardware(run.device),
-        "threads": torch.get_num_threads(),
-        "versions": library_versions(),
-        "commit": commit,
+        **training_record(step, seconds, run.seed, run.device, commit),
     }
     path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from reloc.methods.coordinates.ace import AceConfig
 from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
 from reloc.methods.coordinates.landmarks import find_landmarks
 from reloc.scenes.scene import Scene
-from reloc.steps import build_map, evaluate, localize, update_map
+from reloc.steps import build_map, evaluate, load_scene, localize, update_map
 from reloc.training.buffer import FeatureBuffer
 from reloc.training.replay import PosedCells
 
@@ -96,7 +97,30 @@ def test_a_room_is_mapped_without_training(small_room: Scene) -> None:
     assert tiny.head == "landmarks"
     map_ = build_map("ace", small_room, tiny, RUN)
     report = evaluate(localize(map_, small_room.queries, RUN), small_room)
+    assert report.recall(Threshold(0.1, 5.0)) >= 0.4
     assert report.recall(Threshold(0.25, 5.0)) >= 0.5
+
+
+def test_exact_depth_places_landmarks_exactly(small_room: Scene) -> None:
+    config = replace(get_method("ace").tiny, depth=True)
+    map_ = build_map("ace", small_room, config, RUN)
+    report = evaluate(localize(map_, small_room.queries, RUN), small_room)
+    assert report.recall(Threshold(0.05, 5.0)) >= 0.8
+
+
+@pytest.mark.data
+def test_real_frames_are_found_and_photos_of_elsewhere_are_not_believed(shared_data: Path) -> None:
+    """Every fourth mapping view, and no photo that the map was made of."""
+    kitchen = load_scene(shared_data / "7scenes" / "redkitchen")
+    few = replace(kitchen, mapping=kitchen.mapping[::4], queries=kitchen.queries[3::10])
+    assert not {view.name for view in few.mapping} & {view.name for view in few.queries}
+    config = replace(AceConfig(), num_images=60, num_landmarks=6000)
+    map_ = build_map("ace", few, config, RUN)
+    report = evaluate(localize(map_, few.queries, RUN), few)
+    assert report.recall(Threshold(0.05, 5.0)) == 1.0
+    elsewhere = load_scene(shared_data / "fox").queries[:4]
+    answers = localize(map_, elsewhere, RUN).by_name.values()
+    assert all((answer.confidence or 0.0) < 0.2 for answer in answers)
 
 
 def test_an_update_keeps_what_was_known_and_adds_what_is_new(small_room: Scene) -> None:
