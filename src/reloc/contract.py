@@ -123,6 +123,16 @@ class Localizer(Protocol):
         ...
 
 
+class Refiner(Protocol):
+    """Refines poses that any method gave, on one map of the same world."""
+
+    def refine(
+        self, queries: Sequence[Query], estimates: Sequence[PoseEstimate]
+    ) -> list[PoseEstimate]:
+        """One estimate for each query, in order; declined ones stay declined."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """The only way a method reaches the machine.
@@ -151,7 +161,7 @@ class Method(Generic[ConfigT]):
 
     Attributes:
         name: as in `methods.METHODS`.
-        family: absolute, relative, coordinates, forests, retrieval or matching.
+        family: absolute, relative, coordinates, forests, allocentric, retrieval or matching.
         summary: one line.
         paper: authors, title, venue, year.
         config: a frozen dataclass whose defaults are the paper's.
@@ -166,10 +176,14 @@ class Method(Generic[ConfigT]):
         needs_depth: with its default settings, a query without depth is an InputError.
         update: gets what build_map returned, new mapping views, and the map's own config; None
             where maps of the method cannot learn more.
+        refiner: gets back what build_map returned, and refines poses of any method on it; None
+            where maps of the method cannot.
     """
 
     name: str
-    family: Literal["absolute", "relative", "coordinates", "forests", "retrieval", "matching"]
+    family: Literal[
+        "absolute", "relative", "coordinates", "forests", "allocentric", "retrieval", "matching"
+    ]
     summary: str
     paper: str
     config: type[ConfigT]
@@ -183,6 +197,7 @@ class Method(Generic[ConfigT]):
     uses_depth: bool = False
     needs_depth: bool = False
     update: Callable[[Tensors, Sequence[View], ConfigT, Run], Updated] | None = None
+    refiner: Callable[[Tensors, ConfigT, Run], Refiner] | None = None
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from reloc.contract import (
     Localizer,
     PartChange,
     PoseEstimate,
+    Refiner,
     Run,
     UnfinishedMapError,
     config_from_json,
@@ -178,8 +179,28 @@ class Askable(Protocol):
         ...
 
 
+def open_refiner(map_: Map, run: Run | None = None) -> Refiner:
+    """What refines poses on a map.
+
+    Raises:
+        InputError: maps of the method cannot, or this one cannot.
+    """
+    row = methods.get_method(map_.method)
+    if row.refiner is None:
+        able = [name for name in methods.METHODS if methods.get_method(name).refiner]
+        raise InputError(
+            f"maps of {row.name} cannot refine poses: refine on a map of {' or '.join(able)}"
+        )
+    config = config_from_json(row.config, map_.config, f"map of {map_.provenance.scene}")
+    return row.refiner(map_.tensors, config, run or Run())
+
+
 def localize(
-    map_: Map, queries: Iterable[Askable | Query], run: Run | None = None, batch_size: int = 1
+    map_: Map,
+    queries: Iterable[Askable | Query],
+    run: Run | None = None,
+    batch_size: int = 1,
+    refine_on: Map | None = None,
 ) -> PoseEstimates:
     """Ask where images were taken. Poses of views are not shown to the method.
 
@@ -189,14 +210,21 @@ def localize(
         run: device and progress.
         batch_size: queries asked at once, for accelerators; times are then shared out evenly. A
             sequence method is given each sequence whole.
+        refine_on: a map in the same world, on which the poses are refined.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: an image cannot be read, or `refine_on` cannot refine what `map_` answers.
     """
     run = run or Run()
     queries = list(queries)
     localizer = open_map(map_, run)
     row = methods.get_method(map_.method)
+    source, method = map_.provenance, map_.method
+    refiner = None
+    if refine_on is not None:
+        _refuse_other_world(source, refine_on.provenance)
+        refiner = open_refiner(refine_on, run)
+        method = f"{method} refined on {refine_on.method}"
     batches = _sequences(queries) if row.context == "sequence" else _chunks(queries, batch_size)
     by_name: dict[str, PoseEstimate] = {}
     query_ms: dict[str, float] = {}
@@ -209,6 +237,8 @@ def localize(
         ]
         opened = time.perf_counter()
         answers = localizer.localize(asked)
+        if refiner is not None:
+            answers = refiner.refine(asked, answers)
         answered = time.perf_counter()
         if len(answers) != len(asked):
             raise RuntimeError(f"{row.name} gave {len(answers)} answers to {len(asked)} queries")
@@ -216,8 +246,19 @@ def localize(
             by_name[query.name] = answer
             read_ms[query.name] = 1e3 * (opened - started) / len(asked)
             query_ms[query.name] = 1e3 * (answered - opened) / len(asked)
-    source = map_.provenance
-    return PoseEstimates(by_name, map_.method, source.scene, source.ground_truth, query_ms, read_ms)
+    return PoseEstimates(by_name, method, source.scene, source.ground_truth, query_ms, read_ms)
+
+
+def _refuse_other_world(source: Provenance, other: Provenance) -> None:
+    if (other.scene, other.ground_truth, other.metric) != (
+        source.scene,
+        source.ground_truth,
+        source.metric,
+    ):
+        raise InputError(
+            f"poses of a map of {source.scene} ({source.ground_truth}) cannot be refined on one of "
+            f"{other.scene} ({other.ground_truth}): both must be of the same scene and poses"
+        )
 
 
 def evaluate(estimates: PoseEstimates, scene: Scene) -> Report:

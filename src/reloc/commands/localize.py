@@ -56,6 +56,9 @@ class LocalizeArguments(CommonArguments):
     PINHOLE,640,480,525,525,320,240."""
     batch_size: int = 1
     """Queries asked at once, for accelerators."""
+    refine: Annotated[Path | None, tyro.conf.arg(metavar="MAP")] = None
+    """Map of `ace` of the same scene, on which the poses of the first map are refined: dense codes
+    are looked for around where each pose puts its landmarks, as PixLoc does."""
     machine: Machine = field(default_factory=MachineOptions)
     load: Load = field(default_factory=LoadOptions)
 
@@ -66,8 +69,9 @@ def _run(arguments: LocalizeArguments, progress: Progress) -> Answer:
         raise InputError(f"--batch-size {arguments.batch_size}: give 1 or more")
     run = start_run(arguments.machine, progress)
     map_ = Map.load(arguments.map)
+    refine_on = None if arguments.refine is None else Map.load(arguments.refine)
     queries, notes = _queries(arguments)
-    estimates = steps.localize(map_, queries, run, arguments.batch_size)
+    estimates = steps.localize(map_, queries, run, arguments.batch_size, refine_on)
     estimates.write(arguments.out)
     unit = "m" if map_.provenance.metric else "units"
     times_ms = list(estimates.query_ms.values())
@@ -245,6 +249,7 @@ COMMAND = Command(
     [
         "reloc localize kitchen.map data/kitchen --out estimates.jsonl",
         "reloc localize kitchen.map photo.jpg --out answer.jsonl",
+        "reloc localize retrieval.map data/kitchen --refine kitchen.map --out refined.jsonl",
         "reloc localize kitchen.map *.jpg --focal 525 --out answers.jsonl --json",
         "reloc localize kitchen.map a.jpg --camera PINHOLE,640,480,525,525,320,240 --out a.jsonl",
     ],

@@ -81,7 +81,7 @@ def estimate_absolute_pose(
         pose, camera = _pose_by_pycolmap(pixels, points, camera, max_error_px, seed, max_iterations)
     if pose is None or not bool(pose.matrix.isfinite().all()):
         return None
-    inliers = _reprojection_error_px(pose, pixels, points, camera) < max_error_px
+    inliers = reprojection_error_px(pose, pixels, points, camera) < max_error_px
     if int(inliers.sum()) < MIN_INLIERS:
         return None
     covariance = pose_covariance(pose, pixels[inliers], points[inliers], camera)
@@ -90,6 +90,48 @@ def estimate_absolute_pose(
     inliers_N = finite_N.clone()
     inliers_N[finite_N] = inliers
     return AbsolutePose(pose, inliers_N, covariance, camera)
+
+
+def refine_absolute_pose(
+    pixels_N2: Tensor,
+    points_world_N3: Tensor,
+    camera: Camera,
+    start: Rigid3d,
+    max_error_px: float,
+    loss_scale_px: float,
+) -> AbsolutePose | None:
+    """A pose that is about right, fitted to all correspondences under a Cauchy loss, by PoseLib.
+
+    Args:
+        pixels_N2: image points; the centre of the top-left pixel is (0.5, 0.5).
+        points_world_N3: the scene points seen there.
+        camera: of the image; its focal length stays as it is.
+        start: cam_from_world.
+        max_error_px: reprojection error up to which a correspondence counts as an inlier.
+        loss_scale_px: reprojection error from which on the loss grows slowly.
+
+    Returns:
+        None where fewer than `MIN_INLIERS` correspondences agree, or the geometry is degenerate.
+    """
+    if len(pixels_N2) < MIN_INLIERS:
+        return None
+    first = poselib.CameraPose()
+    first.R, first.t = start.rotation.numpy(), start.translation.numpy()
+    refined, _ = poselib.refine_absolute_pose(
+        pixels_N2.numpy(),
+        points_world_N3.numpy(),
+        first,
+        camera.as_dict(),
+        {"loss_type": "CAUCHY", "loss_scale": loss_scale_px},
+    )
+    pose = _rigid3d(refined.R, refined.t)
+    if not bool(pose.matrix.isfinite().all()):
+        return None
+    inliers_N = reprojection_error_px(pose, pixels_N2, points_world_N3, camera) < max_error_px
+    if int(inliers_N.sum()) < MIN_INLIERS:
+        return None
+    covariance = pose_covariance(pose, pixels_N2[inliers_N], points_world_N3[inliers_N], camera)
+    return None if covariance is None else AbsolutePose(pose, inliers_N, covariance, camera)
 
 
 def pose_covariance(
@@ -132,10 +174,12 @@ def _projection_jacobian(points_cam_N3: Tensor, camera: Camera) -> Tensor:
     return torch.stack(columns, dim=-1)
 
 
-def _reprojection_error_px(pose: Rigid3d, pixels: Tensor, points: Tensor, camera: Camera) -> Tensor:
+def reprojection_error_px(
+    cam_from_world: Rigid3d, pixels_N2: Tensor, points_world_N3: Tensor, camera: Camera
+) -> Tensor:
     """(N,); infinite behind the camera."""
-    error = (camera.img_from_cam(pose @ points) - pixels).norm(dim=-1)
-    return error.nan_to_num(torch.inf)
+    error_N = (camera.img_from_cam(cam_from_world @ points_world_N3) - pixels_N2).norm(dim=-1)
+    return error_N.nan_to_num(torch.inf)
 
 
 def _pose_by_poselib(

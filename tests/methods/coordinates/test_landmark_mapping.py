@@ -121,6 +121,9 @@ def test_real_frames_are_found_and_photos_of_elsewhere_are_not_believed(shared_d
     elsewhere = load_scene(shared_data / "fox").queries[:4]
     answers = localize(map_, elsewhere, RUN).by_name.values()
     assert all((answer.confidence or 0.0) < 0.2 for answer in answers)
+    thumbnails = build_map("thumbnail", few, None, RUN)
+    refined = evaluate(localize(thumbnails, few.queries, RUN, refine_on=map_), few)
+    assert refined.recall(Threshold(0.05, 5.0)) >= 0.7
 
 
 def test_an_update_keeps_what_was_known_and_adds_what_is_new(small_room: Scene) -> None:

@@ -15,11 +15,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from reloc.contract import Localizer, Method, Run, Tensors, Updated
+from reloc.contract import Localizer, Method, Refiner, Run, Tensors, Updated
+from reloc.input_error import InputError
 from reloc.methods.coordinates import parts
 from reloc.methods.coordinates.cameras import MappingCameras
+from reloc.methods.coordinates.map_tensors import encoder_of, holds_landmarks
 from reloc.methods.coordinates.parts import Head, PartsConfig
 from reloc.methods.coordinates.points import Loss, points_in_cameras
+from reloc.methods.coordinates.refinement import LandmarkRefiner
 from reloc.methods.coordinates.update import update_map
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation
@@ -69,6 +72,19 @@ def update(tensors: Tensors, views: Sequence[View], config: AceConfig, run: Run)
 def localizer(tensors: Tensors, config: AceConfig, run: Run) -> Localizer:
     """Answers by the pose that most predicted points agree on."""
     return parts.localizer(tensors, config, run)
+
+
+def refiner(tensors: Tensors, config: AceConfig, run: Run) -> Refiner:
+    """Refines poses on a map of landmarks.
+
+    Raises:
+        InputError: the map holds layers, or several parts.
+    """
+    if not holds_landmarks(tensors):
+        raise InputError(
+            "a map of layers cannot refine poses: map the scene with `ace` as it is by default"
+        )
+    return LandmarkRefiner(encoder_of(tensors, config), tensors, config, run)
 
 
 def _loss(config: AceConfig) -> Loss:
@@ -194,4 +210,5 @@ METHOD = Method(
     },
     uses_depth=True,
     update=update,
+    refiner=refiner,
 )

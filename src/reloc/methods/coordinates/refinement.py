@@ -1,0 +1,192 @@
+"""Poses of any method, refined on the landmarks of a map: `reloc localize --refine`.
+
+The idea is PixLoc's (Sarlin et al., "Back to the feature: learning robust camera localization from
+pixels to pose", CVPR 2021): a pose that is about right says where each scene point should be seen,
+and dense codes say where it is. PixLoc follows the gradient of the codes' difference. Here the
+codes around the projection are looked through and the pose is fitted to where they agree best: that
+is as accurate on our encoder's codes, begins from further off, and takes one step instead of ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.estimation.absolute import (
+    estimate_absolute_pose,
+    refine_absolute_pose,
+    reprojection_error_px,
+)
+from reloc.geometry.camera import Camera
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.methods.coordinates.config import CoordinatesConfig
+from reloc.methods.coordinates.localizer import (
+    CoordinatesLocalizer,
+    EncodedQuery,
+    confidence,
+    encode_queries,
+)
+from reloc.methods.coordinates.map_tensors import landmarks_of
+from reloc.nn.landmarks import keys_of
+from reloc.scenes.scene import Query
+
+# In cells: how far from its projection a landmark is looked for, first and last.
+_FAR_CELLS, _NEAR_CELLS = 8, 2
+# Of those that a camera may see so many are looked for from far, where each costs more.
+_MOST_FROM_FAR = 2000
+# Cosine below which a landmark is hidden or not there.
+_LEAST_ALIKE = 0.6
+# Of the softmax of the cosines of neighbouring cells, by which a place between cells is found.
+_TEMPERATURE = 0.03
+# Of the loss of the last fit, in pixels of the resized image.
+_LOSS_SCALE_PX = 1.0
+# A refined pose on which a smaller share of what agreed before agrees is worse.
+_LEAST_KEPT = 0.75
+
+
+class LandmarkRefiner:
+    """Refines poses in the world of a map of landmarks.
+
+    Args:
+        encoder: of the codes.
+        tensors: a map of landmarks.
+        config: of the map.
+        run: device, seed, precision.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, tensors: Tensors, config: CoordinatesConfig, run: Run
+    ) -> None:
+        self._config, self._run = config, run
+        self._encoder = encoder.to(run.device)
+        self._cells = CoordinatesLocalizer(encoder, tensors, config, run)
+        landmarks = landmarks_of(tensors)
+        self._keys_LD, self._basis_CD = landmarks.keys_LD, landmarks.basis_CD
+        self._points_L3 = landmarks.points_L3.double() * float(tensors["scale"])
+        self._from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -tensors["center_3"])
+        self._growth = float(tensors["covariance_scale"])
+
+    def refine(
+        self, queries: Sequence[Query], estimates: Sequence[PoseEstimate]
+    ) -> list[PoseEstimate]:
+        """The same estimates with better poses, or as they are where nothing agrees with them.
+
+        Declined queries stay declined. A refined pose has the confidence, inliers and covariance
+        that it has by the landmarks, whatever the method's own were.
+        """
+        return [
+            self._refine(query, estimate)
+            for query, estimate in zip(queries, estimates, strict=True)
+        ]
+
+    def _refine(self, query: Query, estimate: PoseEstimate) -> PoseEstimate:
+        if estimate.cam_from_world is None:
+            return estimate
+        [encoded] = encode_queries(self._encoder, [query], self._config.short_side_px, self._run)
+        camera = estimate.camera or query.camera
+        camera = replace(camera, has_prior_focal=True)
+        keys_YXD = self._keys(encoded)
+        scale = min(query.image.shape[-2:]) / self._config.short_side_px
+        max_error_px = scale * self._config.max_error_px
+        # About the origin of the landmarks, as they are.
+        start = estimate.cam_from_world @ self._from_world.inverse()
+
+        pixels_N2, points_N3 = self._seen(keys_YXD, start, camera, _FAR_CELLS, _MOST_FROM_FAR)
+        found = estimate_absolute_pose(
+            pixels_N2, points_N3, camera, max_error_px, seed=self._run.seed
+        )
+        if found is None:
+            return estimate
+        pixels_N2, points_N3 = self._seen(keys_YXD, found.cam_from_world, camera, _NEAR_CELLS)
+        best = refine_absolute_pose(
+            pixels_N2,
+            points_N3,
+            camera,
+            found.cam_from_world,
+            max_error_px,
+            scale * _LOSS_SCALE_PX,
+        )
+        if best is None:
+            return estimate
+        agreeing = self._agreeing(encoded, best.cam_from_world, camera, max_error_px)
+        before = self._agreeing(encoded, start, camera, max_error_px)
+        if agreeing < max(_LEAST_KEPT * before, self._config.min_inlier_ratio):
+            return estimate
+        return replace(
+            estimate,
+            cam_from_world=best.cam_from_world @ self._from_world,
+            covariance=self._growth * best.covariance,
+            num_inliers=best.num_inliers,
+            inlier_ratio=agreeing,
+            confidence=confidence(agreeing, of_landmarks=True),
+        )
+
+    def _keys(self, encoded: EncodedQuery) -> Tensor:
+        """Keys (rows, columns, D) of the cells, which are in order of rows."""
+        across_N = encoded.pixels_N2[:, 0]
+        columns = int(across_N.argmax()) + 1
+        keys_ND = keys_of(encoded.codes_NC.cpu(), self._basis_CD)
+        return keys_ND.reshape(-1, columns, keys_ND.shape[1])
+
+    def _seen(
+        self,
+        keys_YXD: Tensor,
+        cam_from_center: Rigid3d,
+        camera: Camera,
+        radius: int,
+        most: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 2) at which landmarks are seen that should be near there, and the points."""
+        rows, columns, _ = keys_YXD.shape
+        cell_2 = torch.tensor([camera.width / columns, camera.height / rows], dtype=torch.float64)
+        points_cam_L3 = cam_from_center @ self._points_L3
+        at_L2 = camera.img_from_cam(points_cam_L3) / cell_2 - 0.5
+        inside_L = (points_cam_L3[:, 2] > 0) & at_L2.isfinite().all(1)
+        inside_L &= ((at_L2 > 0) & (at_L2 < torch.tensor([columns - 1, rows - 1]))).all(1)
+        index_M = inside_L.nonzero()[:most, 0]
+        middle_M2 = at_L2[index_M].round().long()
+
+        cosine_MK, cell_MK2 = _around(keys_YXD, middle_M2, self._keys_LD[index_M], radius)
+        best_M, which_M = cosine_MK.max(1)
+        best_M2 = cell_MK2[torch.arange(len(index_M)), which_M]
+        # At the edge of what was looked through the best may lie outside of it.
+        at_edge_M = (best_M2 - middle_M2).abs().amax(1) == radius
+        kept_M = (best_M > _LEAST_ALIKE) & ~at_edge_M
+        index_N, best_N2 = index_M[kept_M], best_M2[kept_M]
+        cosine_NK, cell_NK2 = _around(keys_YXD, best_N2, self._keys_LD[index_N], 1)
+        weight_NK = (cosine_NK / _TEMPERATURE).softmax(1).double()
+        seen_N2 = (weight_NK[..., None] * (cell_NK2 + 0.5)).sum(1)
+        return seen_N2 * cell_2, self._points_L3[index_N]
+
+    def _agreeing(
+        self, encoded: EncodedQuery, cam_from_center: Rigid3d, camera: Camera, max_error_px: float
+    ) -> float:
+        """Share of the cells whose points, as the map says them, agree with a pose."""
+        pixels_N2, points_N3 = self._cells.points(encoded)
+        error_px_N = reprojection_error_px(
+            cam_from_center, pixels_N2.double(), points_N3.double(), camera
+        )
+        return float((error_px_N < max_error_px).double().mean())
+
+
+def _around(
+    keys_YXD: Tensor, middle_M2: Tensor, wanted_MD: Tensor, radius: int
+) -> tuple[Tensor, Tensor]:
+    """Cosines (M, K) of wanted keys with the cells of a square, and the cells (M, K, 2)."""
+    rows, columns, _ = keys_YXD.shape
+    steps = torch.arange(-radius, radius + 1)
+    square_K2 = torch.cartesian_prod(steps, steps)
+    cell_MK2 = middle_M2[:, None] + square_K2
+    inside_MK = ((cell_MK2 >= 0) & (cell_MK2 < torch.tensor([columns, rows]))).all(-1)
+    flat_MK = cell_MK2[..., 1].clamp(0, rows - 1) * columns + cell_MK2[..., 0].clamp(0, columns - 1)
+    if radius > 2:
+        # All cells at once: a product of matrices is quicker than that many gathered rows.
+        cosine_MK = (wanted_MD @ keys_YXD.flatten(0, 1).T).gather(1, flat_MK)
+    else:
+        near_MKD = keys_YXD.flatten(0, 1)[flat_MK]
+        cosine_MK = (near_MKD @ wanted_MD[..., None])[..., 0]
+    return cosine_MK.masked_fill(~inside_MK, -1.0), cell_MK2

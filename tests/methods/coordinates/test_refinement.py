@@ -1,0 +1,82 @@
+"""Poses refined on a map of landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from reloc.contract import PoseEstimate, Run
+from reloc.evaluation.report import Threshold
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
+from reloc.maps import Map
+from reloc.methods import get_method
+from reloc.scenes.scene import Query, Scene
+from reloc.steps import build_map, evaluate, localize, open_refiner
+
+RUN = Run(seed=0)
+
+
+@pytest.fixture(scope="module")
+def exact_map(small_room: Scene) -> Map:
+    """Landmarks whose points are those of the room: what is left is the refinement's own error."""
+    return build_map("ace", small_room, replace(get_method("ace").tiny, depth=True), RUN)
+
+
+def _error_cm(estimate: PoseEstimate, truth: Rigid3d) -> float:
+    assert estimate.cam_from_world is not None
+    way = estimate.cam_from_world.inverse().translation - truth.inverse().translation
+    return 100 * float(way.norm())
+
+
+def test_poses_that_are_about_right_become_right(small_room: Scene, exact_map: Map) -> None:
+    """From 15 cm and 3 degrees off to a fifth of it, at 180 px, for most queries."""
+    views = small_room.queries
+    off = Rigid3d.exp(torch.tensor([0.03, -0.04, 0.02, 0.1, -0.05, 0.1], dtype=torch.float64))
+    starts = [PoseEstimate(off @ view.cam_from_world) for view in views]
+    refined = open_refiner(exact_map, RUN).refine([view.query() for view in views], starts)
+    errors_cm = torch.tensor(
+        [
+            _error_cm(answer, view.cam_from_world)
+            for answer, view in zip(refined, views, strict=True)
+        ]
+    )
+    assert float(errors_cm.median()) < 3.0
+    sure = [answer for answer in refined if answer.covariance is not None]
+    assert len(sure) >= 0.6 * len(views)
+    assert all(answer.num_inliers and answer.inlier_ratio for answer in sure)
+
+
+def test_what_nothing_agrees_with_stays_as_it_is(small_room: Scene, exact_map: Map) -> None:
+    view = small_room.queries[0]
+    away = Rigid3d.exp(torch.tensor([0, 3.0, 0, 5.0, 1.0, 9.0], dtype=torch.float64))
+    lost = PoseEstimate(away @ view.cam_from_world, confidence=0.3)
+    grey = Query("grey", torch.full((3, 180, 240), 128, dtype=torch.uint8), view.camera)
+    refiner = open_refiner(exact_map, RUN)
+    assert refiner.refine([grey], [lost]) == [lost]
+    declined = PoseEstimate(None)
+    assert refiner.refine([view.query()], [declined]) == [declined]
+
+
+def test_the_poses_of_retrieval_are_refined(small_room: Scene, exact_map: Map) -> None:
+    thumbnails = build_map("thumbnail", small_room, None, RUN)
+    alone = evaluate(localize(thumbnails, small_room.queries, RUN), small_room)
+    answers = localize(thumbnails, small_room.queries, RUN, refine_on=exact_map)
+    assert answers.method == "thumbnail refined on ace"
+    refined = evaluate(answers, small_room)
+    loose = Threshold(0.25, 5.0)
+    assert refined.recall(loose) >= alone.recall(loose) + 0.25
+
+
+def test_maps_that_cannot_refine_are_refused_in_one_line(small_room: Scene, exact_map: Map) -> None:
+    thumbnails = build_map("thumbnail", small_room, None, RUN)
+    with pytest.raises(InputError, match=r"maps of thumbnail cannot refine poses: refine on .*ace"):
+        localize(exact_map, small_room.queries, RUN, refine_on=thumbnails)
+    elsewhere = replace(exact_map, provenance=replace(exact_map.provenance, scene="attic"))
+    with pytest.raises(InputError, match="cannot be refined on one of attic"):
+        localize(thumbnails, small_room.queries, RUN, refine_on=elsewhere)
+    layers = {name: value for name, value in exact_map.tensors.items() if "landmarks" not in name}
+    with pytest.raises(InputError, match="a map of layers cannot refine poses"):
+        open_refiner(replace(exact_map, tensors=layers), RUN)
