@@ -7,9 +7,10 @@ import cv2
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 
 from reloc.input_error import InputError
-from reloc.nn.backbones import NETWORKS, load_trunk, make_network
+from reloc.nn.backbones import NETWORKS, TrunkName, load_trunk, make_network, restore_trunk
 
 # Parameters of torchvision's networks (Inception-ResNet-v2: of the checkpoint by Cadene), and some
 # of the names in their checkpoints, with shapes.
@@ -56,6 +57,38 @@ def test_parameters_have_the_names_and_shapes_of_the_official_checkpoints(name: 
     state = network.state_dict()
     for key, shape in shapes.items():
         assert tuple(state[key].shape) == shape
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_all_weights_of_a_trunk_make_maps(name: TrunkName) -> None:
+    """What only names things is taken away: training has no part of it, and no map holds it."""
+    with torch.device("meta"):
+        whole = make_network(name)
+        trunk = restore_trunk(name, _without_names(whole))
+        asked = set()
+        for key, module in trunk.named_modules():
+            module.register_forward_hook(lambda *_, key=key: asked.add(key))
+        with torch.no_grad():
+            trunk(torch.zeros(1, 3, 160, 160))
+    for key, module in trunk.named_modules():
+        assert key in asked or not module._parameters, key
+
+
+def _without_names(network: nn.Module) -> dict[str, torch.Tensor]:
+    names = ("classifier.", "fc.", "aux1.", "aux2.", "last_linear.")
+    state = network.state_dict()
+    return {key: value for key, value in state.items() if not key.startswith(names)}
+
+
+def test_a_trunk_is_restored_and_weights_of_another_are_refused() -> None:
+    trunk = load_trunk("encoder", None)
+    state = trunk.network.state_dict()
+    again = restore_trunk("encoder", state)
+    rgb = torch.linspace(0, 1, 3 * 32 * 48).reshape(1, 3, 32, 48)
+    assert torch.equal(again(rgb), trunk(rgb))
+    assert not any(parameter.requires_grad for parameter in again.parameters())
+    with pytest.raises(InputError, match="not those of the trunk resnet18"):
+        restore_trunk("resnet18", state)
 
 
 @pytest.mark.parametrize("name", MAPS)

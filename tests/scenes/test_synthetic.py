@@ -17,7 +17,7 @@ from reloc.geometry.rotation import turned_from_cam
 from reloc.input_error import InputError
 from reloc.nn.local_features import extract_features
 from reloc.scenes.scene import Scene, View
-from reloc.scenes.synthetic import Lighting, Room, Sensor, room, synthetic_scene
+from reloc.scenes.synthetic import KINDS, Lighting, Room, Sensor, room, synthetic_scene
 from reloc.scenes.synthetic.develop import TONES
 from reloc.scenes.synthetic.style import Style
 from reloc.scenes.synthetic.surfaces import Pen
@@ -113,6 +113,32 @@ def check_same_surface(
     assert len(visible_N) > 0.6 * len(ratio_N)
     assert float((visible_N - 1).abs().median()) < 1e-6
     assert float((visible_N - 1).abs().quantile(0.97)) < 1e-5
+
+
+def test_kinds_are_where_such_things_are(furnished: Room) -> None:
+    pixels = torch.stack(
+        torch.meshgrid(torch.arange(320) + 0.5, torch.arange(240) + 0.5, indexing="xy"), dim=-1
+    )
+    heights: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    for turn in range(8):
+        # To all sides, by turns up and down.
+        tilt = torch.tensor([(-1) ** turn * 0.6, 0.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+        pose = Rigid3d.exp(tilt) @ pose_in(furnished, 45 * turn)
+        depth = furnished.depth(PINHOLE, pose).double()
+        rays = torch.nn.functional.pad(PINHOLE.cam_from_img(pixels.double()), (0, 1), value=1.0)
+        world = pose.inverse() @ (rays * depth[..., None]).reshape(-1, 3)
+        kinds = furnished.kinds(PINHOLE, pose).flatten()
+        for number, kind in enumerate(KINDS):
+            heights[kind].append(world[kinds == number, 2])
+    of = {kind: torch.cat(parts) for kind, parts in heights.items()}
+    assert sum(len(part) > 0 for part in of.values()) >= 6
+    assert len(of["nothing"]) == 0
+    assert len(of["floor"]) > 500
+    # A rug lies on the floor.
+    assert float(of["floor"].abs().max()) < 0.01
+    assert float((of["ceiling"] - furnished.size[2]).abs().max()) < 0.17
+    for kind in ("wall", "storage", "on the wall"):
+        assert float(of[kind].max() - of[kind].min()) > 0.3
 
 
 def test_depth_of_two_views_is_of_one_surface(furnished: Room) -> None:

@@ -23,12 +23,22 @@ def _loss_at(network: nn.Module, step: int) -> Tensor:
     return (network(inputs)[:, 0] - inputs.sum(1)).square().mean()
 
 
+def _slow_at_first(name: str) -> float:
+    return 0.1 if name.startswith("0.") else 1.0
+
+
 def _weights(network: nn.Module) -> list[float]:
     return nn.utils.parameters_to_vector(network.parameters()).tolist()
 
 
 @pytest.mark.parametrize(
-    "config", [CONFIG, replace(CONFIG, average=0.9), replace(CONFIG, muon=2.0)]
+    "config",
+    [
+        CONFIG,
+        replace(CONFIG, average=0.9),
+        replace(CONFIG, muon=2.0),
+        replace(CONFIG, muon=2.0, rate_of=_slow_at_first),
+    ],
 )
 def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
     tmp_path: Path, config: FitConfig
@@ -56,6 +66,29 @@ def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
     fit(resumed, remaining, config, run, "resumed")
     assert steps == list(range(17, 30))
     assert _weights(resumed) == _weights(whole)
+
+
+@pytest.mark.parametrize("muon", [None, 2.0])
+def test_parameters_have_the_rates_that_are_asked_for(muon: float | None) -> None:
+    """One step: AdamW's and Muon's first have a length that does not hang on the gradient's."""
+    moved = []
+    for ratio in (0.0, 0.1, 1.0):
+        network = _network()
+        before = [parameter.detach().clone() for parameter in network.parameters()]
+        config = replace(
+            CONFIG,
+            steps=1,
+            weight_decay=0.0,
+            muon=muon,
+            rate_of=lambda name, ratio=ratio: ratio if name.startswith("1.") else 1.0,
+        )
+        fit(network, lambda step, network=network: _loss_at(network, step), config, Run(), "once")
+        after = zip(network.parameters(), before, strict=True)
+        moved.append([float((new.detach() - old).norm()) for new, old in after])
+    for none, tenth, all_of_it in zip(*moved, strict=True):
+        slowed = none == 0
+        assert tenth == pytest.approx(0.1 * all_of_it if slowed else all_of_it, rel=1e-3)
+    assert [value == 0 for value in moved[0]] == [False, False, True, True, False, False]
 
 
 def test_a_checkpoint_is_handed_on_with_the_steps_done() -> None:

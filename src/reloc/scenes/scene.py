@@ -50,6 +50,8 @@ class View:
             where the view has no depth.
         sequence: name of the video it is a frame of; "" for a single photo.
         timestamp_s: seconds, on the clock of its sequence.
+        label_reader: returns (H, W) uint8 numbers of the kinds of things that are seen, 0 where
+            unknown; None where nobody has said.
     """
 
     name: str
@@ -59,6 +61,7 @@ class View:
     depth_reader: Callable[[], Tensor] | None = field(default=None, repr=False)
     sequence: str = ""
     timestamp_s: float | None = None
+    label_reader: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     @property
     def center_world(self) -> Tensor:
@@ -84,6 +87,10 @@ class View:
     def read_depth(self) -> Tensor | None:
         """(H, W) float32 metres, 0 where unknown; None where the view has no depth."""
         return None if self.depth_reader is None else self.depth_reader()
+
+    def read_labels(self) -> Tensor | None:
+        """(H, W) uint8 kinds of things, 0 where unknown; None where the view has no labels."""
+        return None if self.label_reader is None else self.label_reader()
 
     def query(self, *, with_depth: bool = True) -> Query:
         """The view as a localizer sees it: without its pose."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from reloc.training.muon import Muon
 
 _CHECKPOINT = "checkpoint.pt"
 _LOG_EVERY = 100
+# In a group of parameters: what the learning rate is multiplied by.
+_RATIO = "rate_ratio"
 # An output of a few numbers has no directions to make orthogonal.
 _MIN_MUON_SIDE = 16
 
@@ -34,6 +37,7 @@ class FitConfig:
             perceptrons reach in one such step what takes AdamW two (Jordan et al., "Muon", 2024).
         average: decay of a running mean of the weights, which is then the result; None: the last.
         checkpoint_s: seconds between checkpoints.
+        rate_of: what a parameter's learning rate is multiplied by, by its name; None: nothing.
     """
 
     steps: int
@@ -43,6 +47,7 @@ class FitConfig:
     muon: float | None = None
     average: float | None = None
     checkpoint_s: float = 60.0
+    rate_of: Callable[[str], float] | None = None
 
 
 def fit(
@@ -101,7 +106,7 @@ def fit(
             rate = config.learning_rate(step)
             for optimizer, factor in zip(optimizers, (1.0, config.muon), strict=False):
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * (factor or 1.0)
+                    group["lr"] = rate * (factor or 1.0) * group.get(_RATIO, 1.0)
             network.zero_grad()
             loss = loss_at(step)
             loss.backward()
@@ -141,10 +146,21 @@ def _optimizers(network: nn.Module, config: FitConfig, run: Run) -> list[torch.o
         matrices = []
     chosen = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in parameters if id(parameter) not in chosen]
-    adamw = torch.optim.AdamW(others, lr=0.0, weight_decay=config.weight_decay, fused=True)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+
+    def groups(parameters: list[nn.Parameter]) -> list[dict[str, Any]]:
+        """Those of one rate together."""
+        if config.rate_of is None:
+            return [{"params": parameters}]
+        by_ratio: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_ratio.setdefault(config.rate_of(names[id(parameter)]), []).append(parameter)
+        return [{"params": alike, _RATIO: ratio} for ratio, alike in by_ratio.items()]
+
+    adamw = torch.optim.AdamW(groups(others), lr=0.0, weight_decay=config.weight_decay, fused=True)
     if not matrices:
         return [adamw]
-    return [adamw, Muon(matrices, torch.bfloat16 if uses_bf16(run) else torch.float32)]
+    return [adamw, Muon(groups(matrices), torch.bfloat16 if uses_bf16(run) else torch.float32)]
 
 
 def _average(averaged: dict[str, Tensor], network: nn.Module, decay: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,13 +22,15 @@ class Muon(torch.optim.Optimizer):
     the arithmetic that is asked for.
 
     Args:
-        matrices: parameters with two axes.
+        matrices: parameters with two axes, or groups of them, as for any optimizer.
         dtype: of the orthogonalisation.
 
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
 
-    def __init__(self, matrices: Iterable[Tensor], dtype: torch.dtype) -> None:
+    def __init__(
+        self, matrices: Iterable[Tensor] | Iterable[dict[str, Any]], dtype: torch.dtype
+    ) -> None:
         super().__init__(matrices, {"lr": 0.0})
         self._dtype = dtype
 

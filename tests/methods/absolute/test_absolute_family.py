@@ -114,7 +114,7 @@ def test_several_scenes_in_one_map_are_told_apart(small_room: Scene) -> None:
         for view in small_room.mapping[:8]
     ]
     row = get_method("ms-transformer")
-    config = dataclasses.replace(row.tiny, num_looks=64, steps=200)
+    config = dataclasses.replace(row.tiny, num_looks=32, steps=200, batch_size=12)
     localizer = row.localizer(row.build_map([*first, *second], config, Run()), config, Run())
     for views, near in ((first, 0.0), (second, 50.0)):
         for answer in localizer.localize([view.query() for view in views[:4]]):

@@ -18,7 +18,7 @@ from reloc.methods.absolute.adposenet import prepare as prepare_words
 from reloc.methods.absolute.anchorpoint import METHOD as ANCHORPOINT
 from reloc.methods.absolute.anchorpoint import AnchorPoint
 from reloc.methods.absolute.anchorpoint import prepare as prepare_anchors
-from reloc.methods.absolute.features import Looks
+from reloc.methods.absolute.features import KeptMaps, Looks
 from reloc.methods.absolute.frame import Frame, mean_pose, spread
 from reloc.methods.absolute.gposenet import SparseProcesses
 from reloc.methods.absolute.grnet import clip_edges, nearest_edges
@@ -39,7 +39,7 @@ def poses(count: int, seed: int = 0) -> Rigid3d:
 def looks_of(count: int, per_view: int = 1) -> Looks:
     generator = torch.Generator().manual_seed(1)
     return Looks(
-        torch.randn(count, 8, 5, 6, generator=generator).half(),
+        KeptMaps(torch.randn(count, 8, 5, 6, generator=generator).half()),
         torch.randn(count, 3, generator=generator),
         roma.random_rotmat(count),
         torch.arange(count) // per_view,
@@ -146,7 +146,7 @@ def test_looks_are_spread_over_the_views() -> None:
 def test_clips_stay_in_their_sequence_and_keep_their_step() -> None:
     looks = looks_of(60, per_view=3)
     names = ["a"] * 12 + ["b"] * 8
-    clips = Clips.of(looks, names)
+    clips = Clips.of(looks.view_L, names)
     drawn = clips.draw(500, 4, 3, torch.Generator().manual_seed(0))
     views = looks.view_L[drawn]
     in_b = views >= 12
@@ -250,7 +250,7 @@ def test_rare_cells_are_left_out_most() -> None:
     maps[:, 0] = 1.0
     # A cell that one picture in ten shows.
     maps[::10, 0, 2, 2], maps[::10, 1, 2, 2] = 0.0, 1.0
-    looks = Looks(maps.half(), looks.position_L3, looks.rotation_L33, looks.view_L)
+    looks = Looks(KeptMaps(maps.half()), looks.position_L3, looks.rotation_L33, looks.view_L)
     network = ADPoseNet(looks.shape, config)
     prepare_words(network, looks, config)
     left_out = network.get_buffer("left_out_K")[network.words(maps[:1])][0]

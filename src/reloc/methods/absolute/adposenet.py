@@ -93,7 +93,7 @@ def prepare(network: nn.Module, looks: Looks, config: ADPoseNetConfig) -> None:
     cells_NC = cells_NC[:: max(1, len(cells_NC) // _MAX_CELLS)]
     words_KC = learn_vocabulary(cells_NC, config.num_words, seed=0)
     network.get_buffer("words_KC")[: len(words_KC)].copy_(words_KC)
-    words = network.words(maps.to(looks.maps_LChw.device)).flatten(1)
+    words = network.words(maps.to(looks.view_L.device)).flatten(1)
     shows_LK = functional.one_hot(words, config.num_words).amax(1).float()
     seldom_K = 1 - shows_LK.mean(0) / shows_LK.mean(0).max()
     network.get_buffer("left_out_K").copy_(config.max_cell_dropout * seldom_K)

@@ -17,7 +17,7 @@ from reloc.nn.rotations import RotationName
 
 @dataclass(frozen=True)
 class AtLocConfig(AbsoluteConfig):
-    """Settings of AtLoc; `paper` has its widths."""
+    """Settings of AtLoc; `paper` has its widths and trains the trunk: slow on a processor."""
 
     rotation: RotationName = "log-quaternion"
     """How rotations are written."""
@@ -52,5 +52,5 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
-    presets={"paper": AtLocConfig(width=2048)},
+    presets={"paper": AtLocConfig(width=2048, train_trunk=True)},
 )

@@ -23,7 +23,7 @@ from reloc.nn.rotations import RotationName
 
 @dataclass(frozen=True)
 class AtLocPlusConfig(SequenceConfig):
-    """Settings of AtLoc+; `paper` has its widths."""
+    """Settings of AtLoc+; `paper` has its widths and trains the trunk: slow on a processor."""
 
     rotation: RotationName = "log-quaternion"
     """How rotations are written."""
@@ -65,5 +65,5 @@ METHOD = Method(
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
     context="sequence",
-    presets={"paper": AtLocPlusConfig(width=2048)},
+    presets={"paper": AtLocPlusConfig(width=2048, train_trunk=True)},
 )

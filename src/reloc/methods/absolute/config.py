@@ -16,9 +16,14 @@ class AbsoluteConfig:
     """Settings of absolute pose regression."""
 
     trunk: TrunkName = "encoder"
-    """What makes feature maps of images, and is not trained. All but encoder need their weights."""
+    """What makes feature maps of images. All but encoder need their weights."""
     trunk_weights: str = ""
     """File of the trunk's weights, under torchvision's names; "" for the encoder's own."""
+    train_trunk: bool = False
+    """Train the trunk with the scene, as the papers do, and keep it in the map. Each step then runs
+    the trunk forwards and backwards: some ten times as slow, and for an accelerator or patience."""
+    trunk_rate: float = 0.1
+    """The trunk's learning rate, as a ratio of that of the rest."""
     short_side_px: int = 160
     """Images are brought to this shorter side."""
     pooling: int = 2
@@ -53,6 +58,8 @@ class AbsoluteConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.channels % 8:
             raise ValueError(f"channels is {self.channels}; it must be a multiple of 8")
+        if not self.trunk_rate > 0:
+            raise ValueError(f"trunk_rate is {self.trunk_rate}; it must be greater than 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.rotation == "euler-bins" and self.loss.distance != "raw":

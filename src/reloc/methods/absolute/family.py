@@ -1,8 +1,9 @@
 """The absolute pose family: a network that is shown an image answers with its pose.
 
-Map: feature maps of the mapping views in several directions, from a trunk that is not trained, and
-a network that learns the poses from them. Query: trunk, network, pose. A method is a `Design`: its
-network, and where the paper changes them, its loss and how its outputs are read.
+Map: feature maps of the mapping views in several directions, from a trunk, and a network that
+learns the poses from them; the trunk is frozen, or trained with it. Query: trunk, network, pose. A
+method is a `Design`: its network, and where the paper changes them, its loss and how its outputs
+are read.
 """
 
 from __future__ import annotations
@@ -18,25 +19,17 @@ from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.maps import text_to_tensor
 from reloc.methods.absolute.config import AbsoluteConfig
-from reloc.methods.absolute.features import (
-    Looks,
-    Shape,
-    check_trunk,
-    encode,
-    encode_looks,
-    pooled,
-    trunk_of,
-    trunk_sha256,
-)
+from reloc.methods.absolute.features import Looks, Shape, looks_of
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.looks import SmallCamera, shows_something
+from reloc.methods.absolute.trunks import encode, pooled, trunk_in, trunk_sha256, trunk_tensors
 from reloc.nn.pose_losses import PoseLoss, PredictedPose
 from reloc.nn.rotations import PARAMETRIZATIONS
 from reloc.nn.saliency import Explanation, smooth_gradient
 from reloc.scenes.scene import Query, View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
-from reloc.training.stages import kept, stage
+from reloc.training.stages import stage
 
 _NETWORK = "network."
 # Noise of pictures in [0, 1] under which an answer is explained.
@@ -134,17 +127,18 @@ def build_map(
         "trunk_sha256": text_to_tensor([trunk_sha256(config)]),
     }
     made = design.views(views, config, run) if design.views else views
-    tensors = kept(run, "looks", lambda part: encode_looks(made, camera, frame, config, part))
-    looks = Looks(**tensors).to(run.device)
+    looks = looks_of(made, camera, frame, config, run)
     known["map_shape"] = torch.tensor(looks.shape)
     network = new_network(design, looks.shape, config, run)
     if design.prepare:
-        design.prepare(network, looks, config)
+        with torch.no_grad():
+            design.prepare(network, looks, config)
     try:
         train(network, looks, design, config, stage(run, "training"))
     except KeyboardInterrupt:
-        raise UnfinishedMapError({**known, **network_tensors(network)}) from None
-    return {**known, **network_tensors(network)}
+        learned = {**network_tensors(network), **trunk_tensors(looks.trunk)}
+        raise UnfinishedMapError({**known, **learned}) from None
+    return {**known, **network_tensors(network), **trunk_tensors(looks.trunk)}
 
 
 def new_network(design: Design[ConfigT], shape: Shape, config: ConfigT, run: Run) -> nn.Module:
@@ -157,7 +151,7 @@ def new_network(design: Design[ConfigT], shape: Shape, config: ConfigT, run: Run
 def train(
     network: nn.Module, looks: Looks, design: Design[ConfigT], config: ConfigT, run: Run
 ) -> None:
-    """Train a network in place by the objective of its design."""
+    """Train a network in place by the objective of its design; and the trunk, if it is to be."""
     loss = PoseLoss(config.loss, config.rotation).to(run.device)
     generator = torch.Generator()
 
@@ -169,15 +163,21 @@ def train(
             step = Step(looks, generator.manual_seed(seed), number / config.steps, loss)
             return design.objective(network, step, config)
 
+    def rate_of(name: str) -> float:
+        return config.trunk_rate if name.startswith("trunk.") else 1.0
+
     schedule = FitConfig(
         steps=config.steps,
         learning_rate=lambda step: one_cycle(step, config.steps, config.max_learning_rate, 0.1),
         # Log-variances must not be drawn to zero, and dropout keeps the weights in bounds.
         weight_decay=0.0,
         checkpoint_s=20.0,
+        rate_of=None if looks.trunk is None else rate_of,
     )
     network.train()
     trained = nn.ModuleDict({"network": network, "loss": loss})
+    if looks.trunk is not None:
+        trained["trunk"] = looks.trunk
     fit(trained, loss_at, schedule, run, "training the map")
     network.eval()
 
@@ -231,12 +231,11 @@ class AbsoluteLocalizer(Generic[ConfigT]):
         Raises:
             InputError: the trunk's weights are missing or others.
         """
-        check_trunk(tensors, config)
         self._in_clips = in_clips
         self._design, self._config, self._run = design, config, run
         self._frame = Frame.from_tensors(tensors)
         self._camera = SmallCamera.from_tensor(tensors["small_camera"])
-        self._trunk = trunk_of(config, run)
+        self._trunk = trunk_in(tensors, config, run)
         self.network = network_of(design, tensors, config, run)
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:

@@ -1,29 +1,27 @@
-"""Feature maps of the mapping views, as networks of the family learn them."""
+"""What networks of the family learn: feature maps of the mapping views, and their poses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from reloc.contract import Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
-from reloc.maps import tensor_to_text
 from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.methods.absolute.frame import Frame
-from reloc.methods.absolute.looks import Look, SmallCamera, look_list, take_look
-from reloc.nn.backbones import Trunk, load_trunk
-from reloc.nn.backbones.checkpoint import checkpoint_sha256
-from reloc.nn.weights import encoder_sha256
+from reloc.methods.absolute.looks import Look, SmallCamera, exposed, look_list, take_look
+from reloc.methods.absolute.trunks import as_rgb, encode, pooled, trunk_of, trunk_to_train
+from reloc.nn.backbones import Trunk
 from reloc.scenes.scene import View
 from reloc.training.prefetch import prefetch
+from reloc.training.stages import kept
 
 Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
@@ -32,18 +30,91 @@ Shape = tuple[int, int, int]
 _BATCH_OF_PICTURES = 16
 
 
+class MapSource(Protocol):
+    """Where the feature maps of looks come from."""
+
+    @property
+    def shape(self) -> Shape:
+        """Of a feature map."""
+        ...
+
+    def maps(self, index_B: Tensor) -> Tensor:
+        """Maps (B, C, h, w) float32 of some looks."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMaps:
+    """Maps that a frozen trunk made once.
+
+    Attributes:
+        maps_LChw: float16.
+    """
+
+    maps_LChw: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """Of a feature map."""
+        channels, height, width = self.maps_LChw.shape[1:]
+        return channels, height, width
+
+    def maps(self, index_B: Tensor) -> Tensor:
+        """Maps (B, C, h, w) of some looks."""
+        return self.maps_LChw[index_B].float()
+
+
+@dataclass(frozen=True, eq=False)
+class ShownPictures:
+    """Maps that a trunk makes whenever they are asked for, with gradients, as it is trained.
+
+    Attributes:
+        picture_LHW3: uint8 RGB.
+        trunk: that is trained.
+        pooling: cells that are averaged, along each side.
+        jitter: largest relative change of a picture's brightness, and of its contrast.
+    """
+
+    picture_LHW3: Tensor
+    trunk: Trunk
+    pooling: int
+    jitter: float
+
+    @property
+    def shape(self) -> Shape:
+        """Of a feature map."""
+        with torch.no_grad():
+            channels, height, width = self._map_of(self.picture_LHW3[:1], 0.0).shape[1:]
+        return channels, height, width
+
+    def maps(self, index_B: Tensor) -> Tensor:
+        """Maps (B, C, h, w) of some looks: with gradients, each picture in a random exposure.
+
+        The exposure draws from the process, as dropout does. Where gradients are off, nothing is
+        learned: pictures are shown as they are.
+        """
+        if torch.is_grad_enabled():
+            return self._map_of(self.picture_LHW3[index_B], self.jitter)
+        parts = index_B.split(_BATCH_OF_PICTURES)
+        return torch.cat([self._map_of(self.picture_LHW3[part], 0.0) for part in parts])
+
+    def _map_of(self, picture_BHW3: Tensor, jitter: float) -> Tensor:
+        rgb_B3HW = as_rgb(picture_BHW3)
+        return pooled(self.trunk(exposed(rgb_B3HW, jitter) if jitter else rgb_B3HW), self.pooling)
+
+
 @dataclass(frozen=True, eq=False)
 class Looks:
     """The mapping views as the network learns them, in the order of the views.
 
     Attributes:
-        maps_LChw: float16 feature maps.
+        source: of their feature maps.
         position_L3: camera centres in the map's frame and unit, float32.
         rotation_L33: frame_from_cam, float32.
         view_L: index of each look's view.
     """
 
-    maps_LChw: Tensor
+    source: MapSource
     position_L3: Tensor
     rotation_L33: Tensor
     view_L: Tensor
@@ -54,53 +125,54 @@ class Looks:
     @property
     def shape(self) -> Shape:
         """Of a feature map."""
-        channels, height, width = self.maps_LChw.shape[1:]
-        return channels, height, width
+        return self.source.shape
 
-    def maps(self, index_B: Tensor) -> Tensor:
-        """Some of the maps, as the network takes them."""
-        return self.maps_LChw[index_B].float()
+    def maps(self, index: Tensor) -> Tensor:
+        """Maps (..., C, h, w) of some looks (...), as the network takes them."""
+        return self.source.maps(index.flatten()).unflatten(0, index.shape)
 
-    def to(self, device: str) -> Looks:
-        """On a device."""
-        return Looks(
-            self.maps_LChw.to(device),
-            self.position_L3.to(device),
-            self.rotation_L33.to(device),
-            self.view_L.to(device),
-        )
+    @property
+    def trunk(self) -> Trunk | None:
+        """That is trained with the network; None where it is frozen."""
+        return self.source.trunk if isinstance(self.source, ShownPictures) else None
 
 
-def trunk_sha256(config: AbsoluteConfig) -> str:
-    """What a map names the trunk by that it needs.
-
-    Raises:
-        InputError: the weights cannot be read.
-    """
-    if config.trunk == "encoder":
-        return encoder_sha256("base")
-    return checkpoint_sha256(Path(config.trunk_weights)) if config.trunk_weights else ""
-
-
-def trunk_of(config: AbsoluteConfig, run: Run) -> Trunk:
-    """The trunk of a config.
-
-    Raises:
-        InputError: its weights are missing.
-    """
-    weights = Path(config.trunk_weights) if config.trunk_weights else None
-    return load_trunk(config.trunk, weights).to(run.device)
-
-
-def encode_looks(
+def looks_of(
     views: Sequence[View], camera: SmallCamera, frame: Frame, config: AbsoluteConfig, run: Run
-) -> dict[str, Tensor]:
-    """The tensors of `Looks`. A view that cannot be read, or shows nothing, is named in the log.
+) -> Looks:
+    """The looks at some views, with their maps, or, where the trunk is trained, their pictures.
+
+    Both are kept where the run keeps what it needs to go on.
+
+    Raises:
+        InputError: no view can be used, or the trunk's weights are missing.
+    """
+    if config.train_trunk:
+        # First: whether its weights are there shows before minutes of reading.
+        trunk = trunk_to_train(config, run)
+        tensors = kept(
+            run, "pictures", lambda part: look_tensors(views, camera, frame, config, part)
+        )
+        picture_LHW3 = tensors["picture_LHW3"].to(run.device)
+        source = ShownPictures(picture_LHW3, trunk, config.pooling, config.turning.jitter)
+    else:
+        tensors = kept(run, "looks", lambda part: look_tensors(views, camera, frame, config, part))
+        source = KeptMaps(tensors["maps_LChw"].to(run.device))
+    poses = [tensors[name].to(run.device) for name in ("position_L3", "rotation_L33", "view_L")]
+    return Looks(source, *poses)
+
+
+def look_tensors(
+    views: Sequence[View], camera: SmallCamera, frame: Frame, config: AbsoluteConfig, run: Run
+) -> Tensors:
+    """Maps or pictures, poses and views. A view that cannot be read, or shows nothing, is logged.
 
     Raises:
         InputError: no view can be used.
     """
-    trunk = trunk_of(config, run)
+    trunk = None if config.train_trunk else trunk_of(config, run)
+    # A trunk that is trained sees each picture in another exposure in each step.
+    turning = replace(config.turning, jitter=0.0) if config.train_trunk else config.turning
     by_view: dict[int, list[Look]] = {}
     for look in look_list(len(views), config.num_looks, run.seed):
         by_view.setdefault(look.view, []).append(look)
@@ -109,61 +181,40 @@ def encode_looks(
         view = views[index]
         try:
             image_3HW = view.read_image()
-            return [
-                take_look(view, image_3HW, look, camera, config.turning) for look in by_view[index]
-            ]
+            return [take_look(view, image_3HW, look, camera, turning) for look in by_view[index]]
         except InputError as error:
             run.log.warning("left out: %s", error)
             return []
 
-    maps: list[Tensor] = []
+    seen: list[Tensor] = []
     poses: list[Rigid3d] = []
     indices: list[int] = []
     waiting: list[NDArray[np.uint8]] = []
+
+    def see() -> None:
+        """What is kept of the waiting pictures."""
+        if trunk is None:
+            seen.append(torch.from_numpy(np.stack(waiting)))
+        else:
+            seen.append(encode(trunk, waiting, config.pooling, run).half().cpu())
+        waiting.clear()
+
     coming = prefetch(pictures_of, by_view)
-    for index in run.progress.track(list(by_view), "encoding"):
+    for index in run.progress.track(list(by_view), "encoding" if trunk else "reading"):
         for picture, cam_from_world in next(coming):
             waiting.append(picture)
             poses.append(cam_from_world)
             indices.append(index)
         if len(waiting) >= _BATCH_OF_PICTURES:
-            maps.append(encode(trunk, waiting, config.pooling, run).half().cpu())
-            waiting = []
+            see()
     if waiting:
-        maps.append(encode(trunk, waiting, config.pooling, run).half().cpu())
-    if not maps:
+        see()
+    if not seen:
         raise InputError(f"none of the {len(views)} mapping images can be read and has texture")
     position_L3, rotation_L33 = frame.poses(Rigid3d.stack(poses))
     return {
-        "maps_LChw": torch.cat(maps),
+        "maps_LChw" if trunk else "picture_LHW3": torch.cat(seen),
         "position_L3": position_L3,
         "rotation_L33": rotation_L33,
         "view_L": torch.tensor(indices),
     }
-
-
-@torch.no_grad()
-def encode(
-    trunk: nn.Module, pictures: Sequence[NDArray[np.uint8]], pooling: int, run: Run
-) -> Tensor:
-    """Feature maps (B, C, h, w) float32 of pictures (h, w, 3) of one size."""
-    rgb_B3HW = torch.from_numpy(np.stack(pictures)).to(run.device).permute(0, 3, 1, 2).float() / 255
-    return pooled(trunk(rgb_B3HW), pooling)
-
-
-def pooled(map_BChw: Tensor, pooling: int) -> Tensor:
-    """The mean over squares of cells; at least one cell is left."""
-    height, width = (max(1, side // pooling) for side in map_BChw.shape[-2:])
-    return functional.adaptive_avg_pool2d(map_BChw, (height, width))
-
-
-def check_trunk(tensors: Tensors, config: AbsoluteConfig) -> None:
-    """See that a map's trunk is the one that is here.
-
-    Raises:
-        InputError: it is another one.
-    """
-    if tensor_to_text(tensors["trunk_sha256"]) != [trunk_sha256(config)]:
-        raise InputError(
-            f"the map needs other weights of the trunk {config.trunk} than are here: build it anew"
-        )

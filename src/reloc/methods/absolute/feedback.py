@@ -94,12 +94,12 @@ class FeedbackNetwork(nn.Module):
         if memory is None:
             motion = None
             before = shared.new_zeros(len(shared), self._pose_size)
-            fused = self.fused(shared, torch.zeros_like(shared))
+            fused = self.fused(map_BChw, shared, torch.zeros_like(shared))
         else:
             both = torch.cat([memory.shared_BChw, shared], dim=1)
             vector = functional.relu(self.motion_vector(self.motion_stage(both).flatten(1)))
             motion, before = self.motion_head(self.dropout(vector)), memory.pose_BP
-            fused = self.fused(shared, memory.shared_BChw)
+            fused = self.fused(map_BChw, shared, memory.shared_BChw)
         lifted = functional.relu(self.lift(before)).unflatten(1, (_LIFTED, *self._inner))
         hidden = self.global_stage(torch.cat([fused, lifted], dim=1))
         vector = functional.relu(self.global_vector(hidden.flatten(1)))
@@ -107,19 +107,30 @@ class FeedbackNetwork(nn.Module):
         numbers = torch.cat([pose.position_B3, pose.rotation_BK], dim=1).detach()
         return pose, motion, Memory(numbers, shared)
 
-    def fused(self, shared_BChw: Tensor, before_BChw: Tensor) -> Tensor:
-        """What the stream of the pose is shown of this frame and of the one before."""
-        del before_BChw
+    def fused(self, map_BChw: Tensor, shared_BChw: Tensor, before_BChw: Tensor) -> Tensor:
+        """What the stream of the pose is shown of this frame and of the one before.
+
+        Args:
+            map_BChw: the trunk's, of this frame.
+            shared_BChw: what the shared stage makes of it.
+            before_BChw: what it made of the frame before; zeros before the first.
+        """
+        del map_BChw, before_BChw
         return shared_BChw
 
 
 def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: FeedbackConfig) -> Tensor:
     """The losses of the poses, of their steps in the cameras' frames, and of the motions."""
     del config
+    return pose_loss(network, step, clips_BT, step.looks.maps(clips_BT))
+
+
+def pose_loss(network: nn.Module, step: Step, clips_BT: Tensor, maps_BTChw: Tensor) -> Tensor:
+    """As `objective`, of the maps of the clips."""
     assert isinstance(network, FeedbackNetwork)
     index_X = clips_BT.flatten()
     position_X3, rotation_X33 = step.looks.position_L3[index_X], step.looks.rotation_L33[index_X]
-    poses, motions = network.follow(step.looks.maps(clips_BT))
+    poses, motions = network.follow(maps_BTChw)
     loss = step.loss(poses, position_X3, rotation_X33)
     if clips_BT.shape[1] == 1:
         return loss

@@ -27,7 +27,10 @@ from reloc.nn.rotations import RotationName
 
 @dataclass(frozen=True)
 class GrNetConfig(SequenceConfig):
-    """Settings of GRNet; `paper` has its eight frames and four layers."""
+    """Settings of GRNet.
+
+    `paper` has its eight frames and four layers, and trains the trunk: slow on a processor.
+    """
 
     rotation: RotationName = "log-quaternion"
     """How rotations are written."""
@@ -209,7 +212,9 @@ METHOD = Method(
     expected_failures=RARELY_BEATS_RETRIEVAL,
     context="sequence",
     presets={
-        "paper": GrNetConfig(clip_length=8, num_layers=4, message_channels=96, width=2048),
+        "paper": GrNetConfig(
+            clip_length=8, num_layers=4, message_channels=96, width=2048, train_trunk=True
+        ),
         "mlp": GrNetConfig(messages="mlp"),
         "no-graph-loss": GrNetConfig(graph_loss=False),
     },

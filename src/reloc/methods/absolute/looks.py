@@ -41,7 +41,8 @@ class Turning:
     max_pan_deg: float = 12.0
     """Largest turn to the side, and up or down: what enters the picture is mirrored from it."""
     jitter: float = 0.2
-    """Largest relative change of brightness, and of contrast."""
+    """Largest relative change of brightness, and of contrast: of turned pictures, once; where the
+    trunk is trained, of all, anew in each step."""
 
     def __post_init__(self) -> None:
         if self.max_roll_deg < 0 or self.max_pan_deg < 0:
@@ -112,26 +113,48 @@ class SmallCamera:
                 in the same direction.
         """
         image = np.ascontiguousarray(image_3HW.permute(1, 2, 0).numpy())
-        if not camera.has_prior_focal:
-            side = min(camera.width, camera.height)
-            focal_px = self.focal_px * side / min(self.width, self.height)
-            camera = Camera.simple_pinhole(focal_px, camera.width, camera.height)
+        camera = self._with_focal(camera)
         shrink = self.focal_px / float(camera.focal.mean())
         if shrink < _SHRINKS:
             size = tuple(max(1, round(shrink * side)) for side in (camera.width, camera.height))
-            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
             camera = camera.resized(*size)
+        return self._warped(image, camera, image_from_small, cv2.INTER_LINEAR)
+
+    def labels(
+        self, label_HW: Tensor, camera: Camera, image_from_small: NDArray[np.float64] | None = None
+    ) -> NDArray[np.uint8]:
+        """What `picture` shows, of labels (H, W) uint8, none of which is mixed with another."""
+        label = np.ascontiguousarray(label_HW.numpy())
+        return self._warped(label, self._with_focal(camera), image_from_small, cv2.INTER_NEAREST)
+
+    def _with_focal(self, camera: Camera) -> Camera:
+        """The camera; one without a known focal length gets this one's field of view."""
+        if camera.has_prior_focal:
+            return camera
+        side = min(camera.width, camera.height)
+        focal_px = self.focal_px * side / min(self.width, self.height)
+        return Camera.simple_pinhole(focal_px, camera.width, camera.height)
+
+    def _warped(
+        self,
+        image: NDArray[np.uint8],
+        camera: Camera,
+        image_from_small: NDArray[np.float64] | None,
+        interpolation: int,
+    ) -> NDArray[np.uint8]:
+        """The image at this camera's pixels."""
         rotation = np.eye(3) if image_from_small is None else image_from_small
         if len(camera.distortion):
             pixels = self._pixels_in(camera, rotation)
             return cv2.remap(
-                image, *pixels, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+                image, *pixels, interpolation, borderMode=cv2.BORDER_REFLECT_101
             ).astype(np.uint8)
         # OpenCV's pixel centres are whole numbers, ours are halves.
         half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         warp = np.linalg.inv(half) @ camera.matrix.numpy() @ rotation
         warp = warp @ np.linalg.inv(self.matrix) @ half
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        flags = interpolation | cv2.WARP_INVERSE_MAP
         return cv2.warpPerspective(
             image, warp, (self.width, self.height), flags=flags, borderMode=cv2.BORDER_REFLECT_101
         ).astype(np.uint8)
@@ -192,10 +215,7 @@ def take_look(
     if look.turn_seed is None:
         picture, cam_from_world = camera.picture(image_3HW, view.camera), view.cam_from_world
     else:
-        rng = np.random.default_rng(look.turn_seed)
-        limits_deg = [turning.max_pan_deg, turning.max_pan_deg, turning.max_roll_deg]
-        turn_rad = torch.from_numpy(np.radians(rng.uniform(-1, 1, 3) * limits_deg))
-        image_from_small = roma.rotvec_to_rotmat(turn_rad)
+        image_from_small, rng = _turned(look, turning)
         picture = camera.picture(image_3HW, view.camera, image_from_small.numpy())
         picture = _exposed(picture, turning.jitter, rng)
         small_from_image = Rigid3d(image_from_small.mT, torch.zeros(3, dtype=torch.float64))
@@ -205,6 +225,24 @@ def take_look(
     return picture, cam_from_world
 
 
+def take_labels(
+    view: View, label_HW: Tensor, look: Look, camera: SmallCamera, turning: Turning
+) -> NDArray[np.uint8]:
+    """The labels (h, w) of the picture that `take_look` gives."""
+    if look.turn_seed is None:
+        return camera.labels(label_HW, view.camera)
+    image_from_small, _ = _turned(look, turning)
+    return camera.labels(label_HW, view.camera, image_from_small.numpy())
+
+
+def _turned(look: Look, turning: Turning) -> tuple[Tensor, np.random.Generator]:
+    """Rotation (3, 3) of a look's image's camera from the small one, and what else is random."""
+    rng = np.random.default_rng(look.turn_seed)
+    limits_deg = [turning.max_pan_deg, turning.max_pan_deg, turning.max_roll_deg]
+    turn_rad = torch.from_numpy(np.radians(rng.uniform(-1, 1, 3) * limits_deg))
+    return roma.rotvec_to_rotmat(turn_rad), rng
+
+
 def _exposed(
     picture: NDArray[np.uint8], jitter: float, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
@@ -212,6 +250,20 @@ def _exposed(
     contrast, brightness = 1 + jitter * rng.uniform(-1, 1, 2)
     shift = float(picture.mean()) * brightness * (1 - contrast)
     return cv2.convertScaleAbs(picture, alpha=contrast * brightness, beta=shift).astype(np.uint8)
+
+
+def exposed(rgb_B3HW: Tensor, jitter: float) -> Tensor:
+    """Pictures in [0, 1], each in another brightness and contrast; draws from the process.
+
+    Args:
+        rgb_B3HW: the pictures.
+        jitter: largest relative change of both.
+    """
+    change_2B111 = 1 + jitter * (2 * torch.rand(2, len(rgb_B3HW), 1, 1, 1) - 1)
+    contrast_B111, brightness_B111 = change_2B111.to(rgb_B3HW.device)
+    mean_B111 = rgb_B3HW.mean((1, 2, 3), keepdim=True)
+    other_B3HW = mean_B111 + contrast_B111 * (rgb_B3HW - mean_B111)
+    return (brightness_B111 * other_B3HW).clamp(0, 1)
 
 
 def _focal_ratio(camera: Camera) -> float:

@@ -23,7 +23,10 @@ from reloc.nn.rotations import RotationName
 
 @dataclass(frozen=True)
 class MapNetConfig(SequenceConfig):
-    """Settings of MapNet; `paper` has the width and the spacing of the paper."""
+    """Settings of MapNet.
+
+    `paper` has the width and the spacing of the paper, and trains the trunk: slow on a processor.
+    """
 
     rotation: RotationName = "log-quaternion"
     """How rotations are written."""
@@ -64,6 +67,6 @@ METHOD = Method(
     context="sequence",
     presets={
         "pgo": MapNetConfig(pgo=True),
-        "paper": MapNetConfig(width=2048, pgo_window=7),
+        "paper": MapNetConfig(width=2048, pgo_window=7, train_trunk=True),
     },
 )

@@ -16,7 +16,7 @@ from reloc.input_error import InputError
 from reloc.methods.absolute import family
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
 from reloc.methods.absolute.family import Design, Step
-from reloc.methods.absolute.features import Looks, Shape
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.odometry import Motion, motions_between
 from reloc.methods.absolute.sequences import (
     Clips,
@@ -96,11 +96,7 @@ def design(
         looks = step.looks
         if not clips:
             labelled_M = looks.view_L < num_labelled
-            known = Looks(
-                looks.maps_LChw[:0], looks.position_L3[:0], looks.rotation_L33[:0],
-                looks.view_L[labelled_M],
-            )  # fmt: skip
-            clips.append(Clips.of(known, sequence_of_view))
+            clips.append(Clips.of(looks.view_L[labelled_M], sequence_of_view))
         clips_BT = clips[0].draw(
             config.batch_size, config.clip_length, config.max_skip, step.generator
         )

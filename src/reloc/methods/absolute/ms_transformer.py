@@ -24,7 +24,9 @@ from reloc.scenes.scene import View
 
 @dataclass(frozen=True)
 class MsTransformerConfig(AbsoluteConfig):
-    """Settings of MS-Transformer; `paper` has its sizes.
+    """Settings of MS-Transformer.
+
+    `paper` has its sizes, and trains the trunk: slow on a processor.
 
     Scenes are told by the names of the sequences: what stands before a slash, as in scenes that
     were put side by side. Where no name has one, there is one scene.
@@ -185,5 +187,9 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
-    presets={"paper": MsTransformerConfig(model=256, position_layers=6, rotation_layers=4)},
+    presets={
+        "paper": MsTransformerConfig(
+            model=256, position_layers=6, rotation_layers=4, train_trunk=True
+        )
+    },
 )

@@ -17,7 +17,7 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.absolute import family
 from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.methods.absolute.family import AbsoluteLocalizer, Design, Step, pose_of
-from reloc.methods.absolute.features import Looks, Shape
+from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.odometry import frame_to_frame
 from reloc.methods.absolute.pose_graph import optimized
@@ -68,9 +68,9 @@ class Clips:
     end_U: Tensor
 
     @staticmethod
-    def of(looks: Looks, sequence_of_view: Sequence[str]) -> Clips:
-        """From looks in the order of the views, and the sequence of each view."""
-        used_U, count_U = looks.view_L.cpu().unique_consecutive(return_counts=True)
+    def of(view_L: Tensor, sequence_of_view: Sequence[str]) -> Clips:
+        """From the view of each look, in the order of the views, and the sequence of each view."""
+        used_U, count_U = view_L.cpu().unique_consecutive(return_counts=True)
         first_U = count_U.cumsum(0) - count_U
         names = [sequence_of_view[view] for view in used_U.tolist()]
         begin, end = list(range(len(names))), list(range(len(names)))
@@ -152,9 +152,13 @@ def answer_in_clips(
 
 
 def build_map(
-    views: Sequence[View], design: SequenceDesign, config: SequenceConfig, run: Run
+    views: Sequence[View],
+    design: SequenceDesign,
+    config: SequenceConfig,
+    run: Run,
+    more: Tensors | None = None,
 ) -> dict[str, Tensor]:
-    """Train a network on clips of the mapping views.
+    """Train a network on clips of the mapping views. `more`: what else the map must hold.
 
     Raises:
         InputError: no view can be read and shows something, or all are taken from one place.
@@ -163,14 +167,14 @@ def build_map(
     cache: dict[int, Clips] = {}
 
     def objective(network: nn.Module, step: Step, config: SequenceConfig) -> Tensor:
-        clips = cache.setdefault(0, Clips.of(step.looks, names)) if not cache else cache[0]
+        clips = cache.setdefault(0, Clips.of(step.looks.view_L, names)) if not cache else cache[0]
         clips_BT = clips.draw(
             config.batch_size, config.clip_length, config.max_skip, step.generator
         )
         device = step.looks.view_L.device
         return design.objective(network, step, clips_BT.to(device), config)
 
-    return family.build_map(views, Design(design.network, objective=objective), config, run)
+    return family.build_map(views, Design(design.network, objective=objective), config, run, more)
 
 
 class SequenceLocalizer:

@@ -101,6 +101,7 @@ def _made_view(source: View, number: int, config: SvsPoseConfig, rng: np.random.
         cam_from_world=made_from_source @ source.cam_from_world,
         image_reader=draw,
         depth_reader=None,
+        label_reader=None,
     )
 
 

@@ -7,6 +7,7 @@ checkpoints load. Nothing here needs torchvision.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from reloc.input_error import InputError
 from reloc.nn.backbones.checkpoint import load_checkpoint
+from reloc.nn.encoder import SIZES, Encoder
 from reloc.nn.weights import encoder_path, load_encoder
 
 TrunkName = Literal[
@@ -42,6 +44,8 @@ NETWORKS = {
 }
 """Name to module and function: each makes a network with `features_of(rgb) -> map`."""
 
+# Parts of these networks that name what is seen, and make no maps.
+_CLASSIFIERS = ("classifier", "fc", "last_linear", "aux1", "aux2")
 # Of ImageNet's pixels, in [0, 1].
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # ITU-R BT.601.
@@ -81,7 +85,7 @@ class Trunk(nn.Module):
 
 
 def load_trunk(name: TrunkName, weights: Path | None) -> Trunk:
-    """A trunk with its weights, frozen.
+    """A trunk with its weights, frozen, without what names things.
 
     Args:
         name: of the trunk.
@@ -103,4 +107,35 @@ def load_trunk(name: TrunkName, weights: Path | None) -> Trunk:
     with torch.device("meta"):
         network = make_network(name)
     load_checkpoint(network, weights)
+    _forget_names(network)
     return Trunk(network.eval().requires_grad_(False), grey=False).eval()
+
+
+def restore_trunk(name: TrunkName, state: Mapping[str, Tensor]) -> Trunk:
+    """A trunk with the weights of the `network` of another, frozen.
+
+    Args:
+        name: of both.
+        state: float32.
+
+    Raises:
+        InputError: they are not those of the network.
+    """
+    with torch.device("meta"):
+        network = Encoder(SIZES["base"]) if name == "encoder" else make_network(name)
+    _forget_names(network)
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"the weights are not those of the trunk {name} ({reason})") from error
+    if name == "encoder":
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Trunk(network.requires_grad_(False), grey=name == "encoder").eval()
+
+
+def _forget_names(network: nn.Module) -> None:
+    """Take away what makes names of maps, in place."""
+    for part in _CLASSIFIERS:
+        if hasattr(network, part):
+            delattr(network, part)

@@ -13,11 +13,12 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.scenes.scene import Scene, View
 from reloc.scenes.synthetic.develop import Sensor
+from reloc.scenes.synthetic.layout import KINDS
 from reloc.scenes.synthetic.render import Lighting
 from reloc.scenes.synthetic.room import Room
 from reloc.scenes.synthetic.walk import take_walk
 
-__all__ = ["Lighting", "Room", "Sensor", "synthetic_scene"]
+__all__ = ["KINDS", "Lighting", "Room", "Sensor", "synthetic_scene"]
 
 _FOCAL_OVER_LONGER_SIDE = 525 / 640
 _FRAMES_PER_SECOND = 3.0
@@ -108,5 +109,8 @@ def _view(
     def read_depth() -> Tensor:
         return taken()[1].clone()
 
+    def read_labels() -> Tensor:
+        return room.kinds(camera, pose)
+
     seconds = number / _FRAMES_PER_SECOND
-    return View(name, camera, pose, read_image, read_depth, walk, seconds)
+    return View(name, camera, pose, read_image, read_depth, walk, seconds, read_labels)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,23 @@ from reloc.scenes.synthetic.surfaces import Material, Pen
 Box2 = tuple[float, float, float, float]
 """Least x, least y, largest x, largest y."""
 
+KINDS = (
+    "nothing",
+    "wall",
+    "floor",
+    "ceiling",
+    "door",
+    "window",
+    "on the wall",
+    "storage",
+    "table",
+    "seat",
+    "bed",
+    "plant",
+    "lamp",
+)
+"""Kinds of things, by number; what stands on a thing, or belongs to it, is of its kind."""
+
 _DAYLIGHT = CHANNELS.index("daylight")
 _RECESS_M = 0.14
 # Walls overlap in the corners, so that no ray slips through.
@@ -25,6 +43,7 @@ _OVERLAP_M = 0.03
 class _Piece:
     """Furniture that stands against a wall: how to draw it, its sizes from ... to, how often."""
 
+    kind: str
     draw: Callable[[Pen, Style, float, float, float], None]
     width: tuple[float, float]
     depth: tuple[float, float]
@@ -35,18 +54,18 @@ class _Piece:
 
 
 _PIECES = (
-    _Piece(furniture.bookcase, (0.7, 1.7), (0.26, 0.34), (1.5, 2.2), 3),
-    _Piece(furniture.bookcase, (0.8, 1.4), (0.28, 0.36), (0.8, 1.1), 1.5),
-    _Piece(furniture.wardrobe, (0.9, 1.6), (0.5, 0.6), (1.9, 2.15), 1),
-    _Piece(furniture.dresser, (0.8, 1.5), (0.4, 0.5), (0.72, 0.95), 2.5),
-    _Piece(furniture.desk, (1.1, 1.6), (0.6, 0.75), (0.72, 0.76), 1.5, 0.75),
-    _Piece(furniture.sofa, (1.5, 2.1), (0.82, 0.95), (0.75, 0.9), 2),
-    _Piece(furniture.armchair, (0.78, 0.95), (0.78, 0.9), (0.75, 0.95), 1),
-    _Piece(furniture.bed, (1.0, 1.6), (2.0, 2.1), (0.9, 1.2), 0.6),
-    _Piece(furniture.television, (1.1, 1.7), (0.38, 0.45), (1.2, 1.2), 1),
-    _Piece(furniture.cartons, (0.4, 0.6), (0.4, 0.5), (0.6, 1.3), 1),
-    _Piece(furniture.house_plant, (0.4, 0.6), (0.4, 0.6), (0.8, 1.6), 1.5),
-    _Piece(furniture.floor_lamp, (0.4, 0.45), (0.4, 0.45), (1.4, 1.7), 1.2),
+    _Piece("storage", furniture.bookcase, (0.7, 1.7), (0.26, 0.34), (1.5, 2.2), 3),
+    _Piece("storage", furniture.bookcase, (0.8, 1.4), (0.28, 0.36), (0.8, 1.1), 1.5),
+    _Piece("storage", furniture.wardrobe, (0.9, 1.6), (0.5, 0.6), (1.9, 2.15), 1),
+    _Piece("storage", furniture.dresser, (0.8, 1.5), (0.4, 0.5), (0.72, 0.95), 2.5),
+    _Piece("table", furniture.desk, (1.1, 1.6), (0.6, 0.75), (0.72, 0.76), 1.5, 0.75),
+    _Piece("seat", furniture.sofa, (1.5, 2.1), (0.82, 0.95), (0.75, 0.9), 2),
+    _Piece("seat", furniture.armchair, (0.78, 0.95), (0.78, 0.9), (0.75, 0.95), 1),
+    _Piece("bed", furniture.bed, (1.0, 1.6), (2.0, 2.1), (0.9, 1.2), 0.6),
+    _Piece("storage", furniture.television, (1.1, 1.7), (0.38, 0.45), (1.2, 1.2), 1),
+    _Piece("storage", furniture.cartons, (0.4, 0.6), (0.4, 0.5), (0.6, 1.3), 1),
+    _Piece("plant", furniture.house_plant, (0.4, 0.6), (0.4, 0.6), (0.8, 1.6), 1.5),
+    _Piece("lamp", furniture.floor_lamp, (0.4, 0.45), (0.4, 0.45), (1.4, 1.7), 1.2),
 )
 
 
@@ -84,17 +103,30 @@ def furnish(pen: Pen, style: Style, size: tuple[float, float, float]) -> None:
     walls = _walls(pen, style, width, depth)
     standing: list[Box2] = []
     door = int(pen.rng.integers(4))
-    _place_door(walls[door], style, standing)
+    with _drawn_as("door", pen):
+        _place_door(walls[door], style, standing)
     with_windows = pen.rng.permutation(4)[: int(pen.rng.integers(1, 4))]
-    for number in with_windows:
-        _place_window(walls[number], style, height, standing)
-    for wall in walls:
-        _draw_wall(wall, style, height)
+    with _drawn_as("window", pen):
+        for number in with_windows:
+            _place_window(walls[number], style, height, standing)
+    with _drawn_as("wall", pen):
+        for wall in walls:
+            _draw_wall(wall, style, height)
     _floor_and_ceiling(pen, style, size)
     _furnish_walls(walls, style, standing)
     _furnish_middle(pen, style, width, depth, standing)
-    for wall in walls:
-        _hang_things(wall, style, height)
+    with _drawn_as("on the wall", pen):
+        for wall in walls:
+            _hang_things(wall, style, height)
+
+
+@contextmanager
+def _drawn_as(kind: str, pen: Pen) -> Iterator[None]:
+    """What is drawn meanwhile, with any pen of the room, is of a kind."""
+    first = len(pen.patches)
+    yield
+    number = KINDS.index(kind)
+    pen.patches[first:] = [replace(patch, kind=number) for patch in pen.patches[first:]]
 
 
 def _walls(pen: Pen, style: Style, width: float, depth: float) -> list[_Wall]:
@@ -256,20 +288,23 @@ def _floor_and_ceiling(pen: Pen, style: Style, size: tuple[float, float, float])
     kinds = ["planks", "planks", "parquet", "carpet", "tiles", "stone"]
     floor = style.material(str(pen.rng.choice(kinds)))
     across = (width + 2 * edge, 0, 0)
-    pen.rect((-edge, depth + edge, 0), across, (0, -depth - 2 * edge, 0), floor)
+    with _drawn_as("floor", pen):
+        pen.rect((-edge, depth + edge, 0), across, (0, -depth - 2 * edge, 0), floor)
     ceiling = style.material("ceiling" if pen.rng.random() < 0.85 else "planks")
-    pen.rect((-edge, -edge, height), across, (0, depth + 2 * edge, 0), ceiling)
-    if pen.rng.random() < 0.3:
-        for x in np.arange(0.4, width, pen.rng.uniform(0.8, 1.3)):
-            pen.box((x, 0, height - 0.16), (x + 0.12, depth, height), style.wood, faces="xXz")
+    with _drawn_as("ceiling", pen):
+        pen.rect((-edge, -edge, height), across, (0, depth + 2 * edge, 0), ceiling)
+        if pen.rng.random() < 0.3:
+            for x in np.arange(0.4, width, pen.rng.uniform(0.8, 1.3)):
+                pen.box((x, 0, height - 0.16), (x + 0.12, depth, height), style.wood, faces="xXz")
     places = [0.5] if max(width, depth) < 4.8 else [0.3, 0.7]
     as_panel, drop = pen.rng.random() < 0.45, pen.rng.uniform(0.25, 0.6)
     for place in places:
         x, y = (place * width, 0.5 * depth) if width > depth else (0.5 * width, place * depth)
-        if as_panel:
-            furniture.ceiling_panel(pen.at(x, y, height), style)
-        else:
-            furniture.pendant(pen.at(x, y, height), style, drop)
+        with _drawn_as("lamp", pen):
+            if as_panel:
+                furniture.ceiling_panel(pen.at(x, y, height), style)
+            else:
+                furniture.pendant(pen.at(x, y, height), style, drop)
 
 
 def _furnish_walls(walls: list[_Wall], style: Style, standing: list[Box2]) -> None:
@@ -290,7 +325,8 @@ def _furnish_walls(walls: list[_Wall], style: Style, standing: list[Box2]) -> No
         silhouette = (x, 0.0, x + width, height)
         if _overlaps(box, standing, gap=0.04) or _overlaps(silhouette, wall.covered):
             continue
-        piece.draw(place, style, width, depth, height)
+        with _drawn_as(piece.kind, place):
+            piece.draw(place, style, width, depth, height)
         standing.append(box)
         wall.covered.append((x, 0.0, x + width, height + 0.25))
 
@@ -316,16 +352,18 @@ def _furnish_middle(
         box = _footprint(place, long, wide)
         if _overlaps(box, standing, gap=aisle):
             continue
-        if dining:
-            furniture.dining_table(place, style, long, wide)
-        else:
-            furniture.coffee_table(place, style, long, wide)
+        with _drawn_as("table", place):
+            if dining:
+                furniture.dining_table(place, style, long, wide)
+            else:
+                furniture.coffee_table(place, style, long, wide)
         standing.append(box)
         break
     long, wide = pen.rng.uniform(0.4, 0.6) * width, pen.rng.uniform(0.4, 0.6) * depth
     x, y = pen.rng.uniform(0.2, 0.8) * (width - long), pen.rng.uniform(0.2, 0.8) * (depth - wide)
     rug = pen.at(x, y, 0.006)
-    rug.rect((0, wide, 0), (long, 0, 0), (0, -wide, 0), style.material("rug"))
+    with _drawn_as("floor", rug):
+        rug.rect((0, wide, 0), (long, 0, 0), (0, -wide, 0), style.material("rug"))
 
 
 def _hang_things(wall: _Wall, style: Style, height: float) -> None:

@@ -66,6 +66,7 @@ class Room:
         self._renderer = Renderer(patches, layers, lamps, colors_C3, seed)
         self.clearance_m = _clearance(patches, self.size)
         detail_T = _detail(layers.pixels_TSS3)
+        self._kind_P = np.array([patch.kind for patch in patches], np.uint8)
         self._detail_P = detail_T[[patch.material.layer for patch in patches]]
 
     def render(
@@ -106,6 +107,13 @@ class Room:
         origin_3, directions_HW3, behind_HW = _rays(camera, cam_from_world)
         distance_N, _ = self._renderer.cast(origin_3, directions_HW3.reshape(-1, 3))
         return _as_depth(distance_N.reshape(behind_HW.shape), behind_HW)
+
+    def kinds(self, camera: Camera, cam_from_world: Rigid3d) -> Tensor:
+        """What kind of thing each pixel's centre sees: (H, W) uint8, numbers of `layout.KINDS`."""
+        origin_3, directions_HW3, behind_HW = _rays(camera, cam_from_world)
+        _, patch_N = self._renderer.cast(origin_3, directions_HW3.reshape(-1, 3))
+        kind_HW = np.where(patch_N < 0, 0, self._kind_P[patch_N]).reshape(behind_HW.shape)
+        return torch.from_numpy(np.where(behind_HW, 0, kind_HW).astype(np.uint8))
 
     def clearance_at(self, points_N2: NDArray[np.floating]) -> Floats:
         """`clearance_m` (N,) at points x, y of the world; 0 outside."""

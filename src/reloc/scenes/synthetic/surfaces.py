@@ -63,12 +63,14 @@ class Patch:
         material: its look.
         start_m: place of the first corner in a repeated texture.
         thin: lit and seen from both sides.
+        kind: of the thing that it belongs to, as in `layout.KINDS`.
     """
 
     points_VU3: Points
     material: Material
     start_m: tuple[float, float] = (0.0, 0.0)
     thin: bool = False
+    kind: int = 0
 
 
 @dataclass(frozen=True, eq=False)
