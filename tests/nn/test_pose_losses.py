@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -139,7 +140,11 @@ def test_steps_along_a_path_that_is_only_elsewhere_cost_nothing(kind: str) -> No
     pairs = neighbours(2, 3, torch.device("cpu"))
     assert pairs[0].tolist() == [0, 1, 3, 4]
     assert pairs[1].tolist() == [1, 2, 4, 5]
-    loss = RelativeLoss(PoseLossConfig(norm="l1", weights="fixed"), "9d", kind)  # type: ignore[arg-type]
+    config = PoseLossConfig(norm="l1", weights="fixed")
+    relative = RelativeLoss(config, "9d", kind)  # type: ignore[arg-type]
+    # Steps are small: with weights of its own it would drown the loss of the poses.
+    assert not list(relative.parameters())
+    loss = partial(relative, weighting=Weighting(config))
     elsewhere = PredictedPose(position + 5, rotation.flatten(1))
     assert float(loss(elsewhere, position, rotation, *pairs)) < 1e-3
     stretched = PredictedPose(1.5 * position, rotation.flatten(1))

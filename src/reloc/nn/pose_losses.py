@@ -141,6 +141,10 @@ class PoseLoss(nn.Module):
 class RelativeLoss(nn.Module):
     """How far the steps from one predicted pose to the next are from the true ones.
 
+    It is weighted as the poses are, by the same s, as in MapNet's equations 2 and 3. With an s of
+    its own, positions come out as their mean: the steps along a video are small, and so is their s
+    soon, and what is then punished most is that predictions differ at all.
+
     Sources: Brahmbhatt et al., "Geometry-aware learning of maps for camera localization", CVPR 2018
     (difference); Radwan, Valada and Burgard, "VLocNet++", RA-L 2018 (frame).
     """
@@ -148,10 +152,10 @@ class RelativeLoss(nn.Module):
     def __init__(
         self, config: PoseLossConfig, rotation: RotationName, kind: Literal["difference", "frame"]
     ) -> None:
-        """Make one with weights of its own.
+        """Make one.
 
         Args:
-            config: norm, distance and weights.
+            config: norm and distance.
             rotation: how rotations are written.
             kind: difference: of the positions and of the numbers of the rotations; frame: the pose
                 of the second camera in the frame of the first.
@@ -159,7 +163,6 @@ class RelativeLoss(nn.Module):
         super().__init__()
         self.config, self._kind = config, kind
         self._rotation: RotationName = rotation
-        self.weighting = Weighting(config)
 
     def forward(
         self,
@@ -168,8 +171,9 @@ class RelativeLoss(nn.Module):
         rotation_X33: Tensor,
         first_E: Tensor,
         second_E: Tensor,
+        weighting: Weighting,
     ) -> Tensor:
-        """The mean over pairs of rows of X = B * T poses."""
+        """The mean over pairs of rows of X = B * T poses, weighted as the loss of the poses is."""
         parametrization = PARAMETRIZATIONS[self._rotation]
         step_E3 = predicted.position_B3[second_E] - predicted.position_B3[first_E]
         true_step_E3 = position_X3[second_E] - position_X3[first_E]
@@ -189,7 +193,7 @@ class RelativeLoss(nn.Module):
                 rotation_X33[first_E].mT @ rotation_X33[second_E],
             )
         step_E = length(step_E3 - true_step_E3, self.config.norm)
-        return self.weighting(step_E.mean(), turn_E.mean())
+        return weighting(step_E.mean(), turn_E.mean())
 
 
 def neighbours(num_clips: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -139,7 +139,9 @@ def pose_loss(network: nn.Module, step: Step, clips_BT: Tensor, maps_BTChw: Tens
     first_from_world_E33 = rotation_X33[first_E].mT
     true_move_E3 = (first_from_world_E33 @ moved_E3[..., None])[..., 0]
     true_turn_E33 = first_from_world_E33 @ rotation_X33[second_E]
-    consistent = network.consistent(poses, position_X3, rotation_X33, first_E, second_E)
+    consistent = network.consistent(
+        poses, position_X3, rotation_X33, first_E, second_E, step.loss.weighting
+    )
     return loss + consistent + network.odometry(motions, true_move_E3, true_turn_E33)
 
 

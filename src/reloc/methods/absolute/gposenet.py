@@ -21,6 +21,8 @@ from reloc.nn.rotations import PARAMETRIZATIONS, RotationName
 _JITTER = 1e-4
 # Numbers of the vector that the kernel sees.
 _INPUTS = 16
+# Adam moves a number by its rate a step at most, and means of inducing values have a longer way.
+_STEP_OF_MEANS = 10.0
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,16 @@ class SparseProcesses(nn.Module):
     def __init__(self, inputs: int, outputs: int, count: int) -> None:
         super().__init__()
         self.points_MI = nn.Parameter(torch.randn(count, inputs))
-        self.mean_KM = nn.Parameter(torch.zeros(outputs, count))
+        self.moved_KM = nn.Parameter(torch.zeros(outputs, count))
         self.root_KMM = nn.Parameter(torch.eye(count).repeat(outputs, 1, 1))
         self.log_scale = nn.Parameter(torch.tensor(math.log(inputs**0.5)))
         self.log_variance_K = nn.Parameter(torch.zeros(outputs))
         self.log_noise_K = nn.Parameter(torch.full((outputs,), -3.0))
+
+    @property
+    def mean_KM(self) -> Tensor:
+        """Of the inducing values."""
+        return _STEP_OF_MEANS * self.moved_KM
 
     def forward(self, inputs_BI: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances (B, K) of the functions, without the noise."""
@@ -75,7 +82,7 @@ class SparseProcesses(nn.Module):
         root_KMM = self.root_KMM.tril()
         log_det = root_KMM.diagonal(dim1=1, dim2=2).abs().clamp_min(1e-6).log().sum()
         squares = self.mean_KM.square().sum() + root_KMM.square().sum()
-        return 0.5 * (squares - self.mean_KM.numel()) - log_det
+        return 0.5 * (squares - self.moved_KM.numel()) - log_det
 
     def _kernel(self, first_NI: Tensor, second_LI: Tensor) -> Tensor:
         return (

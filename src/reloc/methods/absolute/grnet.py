@@ -194,7 +194,8 @@ def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: GrNetCon
     loss = step.loss(predicted, position_X3, rotation_X33)
     if not config.graph_loss or edges_2E.shape[1] == 0:
         return loss
-    return loss + network.relative(predicted, position_X3, rotation_X33, *edges_2E)
+    weighting = step.loss.weighting
+    return loss + network.relative(predicted, position_X3, rotation_X33, *edges_2E, weighting)
 
 
 build_map, localizer = steps_of(SequenceDesign(GrNet, objective, answer_in_clips))

@@ -127,7 +127,8 @@ def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: LsgConfi
         (first_from_world_E33 @ moved_E31)[..., 0],
         first_from_world_E33 @ rotation_X33[second_E],
     )
-    return loss + local + network.joint(poses, position_X3, rotation_X33, first_E, second_E)
+    joint = network.joint(poses, position_X3, rotation_X33, first_E, second_E, step.loss.weighting)
+    return loss + local + joint
 
 
 build_map, localizer = steps_of(SequenceDesign(Lsg, objective, answer_in_clips))

@@ -127,7 +127,8 @@ def with_steps_objective(network: nn.Module, step: Step, clips_BT: Tensor, confi
     position_X3, rotation_X33 = step.looks.position_L3[index_X], step.looks.rotation_L33[index_X]
     predicted = network(step.looks.maps(clips_BT))
     pairs = neighbours(len(clips_BT), clips_BT.shape[1], clips_BT.device)
-    steps = network.get_submodule("relative")(predicted, position_X3, rotation_X33, *pairs)
+    relative = network.get_submodule("relative")
+    steps = relative(predicted, position_X3, rotation_X33, *pairs, step.loss.weighting)
     return step.loss(predicted, position_X3, rotation_X33) + steps
 
 
