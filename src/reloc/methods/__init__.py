@@ -31,6 +31,7 @@ METHODS = {
     "scorf": "reloc.methods.forests.scorf",
     "rgb-forest": "reloc.methods.forests.rgb_forest",
     "adaptive-forest": "reloc.methods.forests.adaptive_forest",
+    "allocentric-mapnet": "reloc.methods.allocentric.allocentric_mapnet",
     "posenet": "reloc.methods.absolute.posenet",
     "posenet-learned": "reloc.methods.absolute.posenet_learned",
     "posenet-geometric": "reloc.methods.absolute.posenet_geometric",

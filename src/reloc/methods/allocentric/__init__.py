@@ -1,0 +1,1 @@
+"""Allocentric memory: what lies where on the ground, and where a query fits it."""
