@@ -1,9 +1,11 @@
 """The ablations of relpose-gnn: with and without its graph, which neighbours, all edges or one.
 
     python benchmarks/relative_ablations.py SCENE --out benchmarks/relative_ablations.jsonl
+    python benchmarks/relative_ablations.py --room 950 --out ROWS --maps graph unseen
 
 A row each. Neighbours and the number of edges that answer are chosen when a query is asked, so that
-three maps serve all rows: with the graph, without it, and without what it is told of poses. With
+few maps serve all rows: with the graph, without it, and without what it is told of poses, learned
+from the scene itself; and with the networks that ship, which have seen rendered rooms alone. With
 --held-back the queries are not looked at: blocks of the mapping views are asked instead.
 """
 
@@ -11,18 +13,23 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import tyro
 
 import reloc
-from reloc.contract import Run
-from reloc.methods.relative.relpose_gnn import METHOD, RelposeGnnConfig
+from reloc.contract import Localizer, PoseEstimate, Run
+from reloc.methods.relative.family import RelativeLocalizer
+from reloc.methods.relative.graph import RelposeGnnConfig
+from reloc.methods.relative.relpose_gnn import METHOD
 from reloc.provenance import hardware, working_copy_commit
-from reloc.scenes.scene import Scene
+from reloc.scenes.scene import Query, Scene
+from reloc.scenes.synthetic import synthetic_scene
 
 # Of the mapping views: blocks of so many are asked, one of so many, with a gap on each side.
 _BLOCK, _PERIOD, _GAP = 20, 120, 5
@@ -32,10 +39,16 @@ _BLOCK, _PERIOD, _GAP = 20, 120, 5
 class Arguments:
     """Ablations of relpose-gnn on a scene."""
 
-    scene: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SCENE")]
-    """Folder."""
     out: Path
     """Rows, a JSON object a line; appended."""
+    scene: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="SCENE")] = None
+    """Folder."""
+    room: int | None = None
+    """Instead of it, the seed of a rendered room: 60 views, and 20 queries of another walk."""
+    maps: tuple[str, ...] = ("graph", "no graph", "paper", "unseen")
+    """Which maps to make."""
+    rows: tuple[str, ...] = ()
+    """Which rows to write, by their variant; none: all."""
     seed: int = 0
     """Of the maps."""
     held_back: bool = False
@@ -59,6 +72,7 @@ def variants(config: RelposeGnnConfig) -> dict[str, dict[str, RelposeGnnConfig]]
     """Name of a map to the names and settings of the rows that it serves."""
     without = replace(config, recursions=0)
     paper = replace(config, known_poses=False)
+    unseen = replace(config, weights="shipped")
     return {
         "graph": {
             "graph, retrieved, all edges": config,
@@ -75,11 +89,38 @@ def variants(config: RelposeGnnConfig) -> dict[str, dict[str, RelposeGnnConfig]]
             "graph without poses, all edges": paper,
             "graph without poses, one edge": replace(paper, combination="single"),
         },
+        "unseen": {
+            "unseen, graph, all edges": unseen,
+            "unseen, graph, one edge": replace(unseen, combination="single"),
+            "unseen, no graph, all edges": replace(unseen, recursions=0),
+            "unseen, no graph, one edge": replace(unseen, recursions=0, combination="single"),
+        },
     }
 
 
+class Retrieved:
+    """Answers with the pose of the reference that the matches are believed most with."""
+
+    def __init__(self, localizer: RelativeLocalizer) -> None:
+        self._localizer = localizer
+
+    def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
+        answers = []
+        for query in queries:
+            frame = self._localizer.reader.read(query.image, query.camera)
+            assert frame is not None
+            best = self._localizer.neighbours(frame)[0]
+            answers.append(PoseEstimate(self._localizer.place.cam_from_world[best]))
+        return answers
+
+
 def main(arguments: Arguments) -> None:
-    scene = reloc.load_scene(arguments.scene)
+    if (arguments.scene is None) == (arguments.room is None):
+        raise SystemExit("give SCENE, or --room SEED")
+    if arguments.scene is not None:
+        scene = reloc.load_scene(arguments.scene)
+    else:
+        scene = synthetic_scene(arguments.room or 0, 60, 20, 320, 240)
     if arguments.held_back:
         scene = held_back(scene)
     config = METHOD.config()
@@ -87,11 +128,25 @@ def main(arguments: Arguments) -> None:
         config = replace(config, steps=arguments.steps)
     run = Run(seed=arguments.seed)
     for name, rows in variants(config).items():
+        if name not in arguments.maps:
+            continue
         started = time.monotonic()
         tensors = METHOD.build_map(scene.mapping, next(iter(rows.values())), run)
         seconds = time.monotonic() - started
-        for variant, settings in rows.items():
-            localizer = METHOD.localizer(tensors, settings, run)
+        asked: dict[str, Localizer] = {
+            variant: METHOD.localizer(tensors, settings, run) for variant, settings in rows.items()
+        }
+        opened = next(iter(asked.values()))
+        if isinstance(opened, RelativeLocalizer):
+            asked[f"retrieved pose alone ({name})"] = Retrieved(opened)
+        if name == "unseen":
+            # As a map of that photo alone answers, from which no unit can be read.
+            settings = replace(config, weights="shipped", recursions=0, num_neighbours=1)
+            lonely = {**tensors, "unit": torch.tensor(1.0, dtype=torch.float64)}
+            asked["unseen, one photo"] = METHOD.localizer(lonely, settings, run)
+        for variant, localizer in asked.items():
+            if arguments.rows and variant not in arguments.rows:
+                continue
             errors, angles, times_ms = [], [], []
             for view in scene.queries:
                 query = view.query()
@@ -109,6 +164,7 @@ def main(arguments: Arguments) -> None:
             row = {
                 "variant": variant,
                 "map": name,
+                "protocol": "unseen" if name == "unseen" else "seen",
                 "scene": scene.name,
                 "held_back": arguments.held_back,
                 "ground_truth": scene.ground_truth,

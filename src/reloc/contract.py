@@ -172,7 +172,8 @@ class Method(Generic[ConfigT]):
         pretrain: many scenes to shared weights, where the method has such a stage.
         presets: variants, named on the command line as `method:preset`.
         expected_failures: law of the conformance tests to the reason why this row breaks it.
-        uses_depth: reads `Query.depth` or `View.read_depth` where they have it.
+        maps_depth: reads `View.read_depth` of mapping views that have it, and no depth of queries.
+        uses_depth: reads `Query.depth`, too: queries are asked with their depth, where they have it.
         needs_depth: with its default settings, a query without depth is an InputError.
         update: gets what build_map returned, new mapping views, and the map's own config; None
             where maps of the method cannot learn more.
@@ -194,6 +195,7 @@ class Method(Generic[ConfigT]):
     pretrain: Callable[..., object] | None = None
     presets: Mapping[str, ConfigT] = field(default_factory=dict)
     expected_failures: Mapping[str, str] = field(default_factory=dict)
+    maps_depth: bool = False
     uses_depth: bool = False
     needs_depth: bool = False
     update: Callable[[Tensors, Sequence[View], ConfigT, Run], Updated] | None = None

@@ -30,6 +30,7 @@ def _run(arguments: MethodsArguments, progress: Progress) -> Answer:
             "summary": row.summary,
             "paper": row.paper,
             "context": row.context,
+            "maps_depth": row.maps_depth or row.uses_depth,
             "uses_depth": row.uses_depth,
         }
         for row in rows

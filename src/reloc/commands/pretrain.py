@@ -16,7 +16,10 @@ from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.options import Machine, MachineOptions, start_run
 from reloc.methods.forests.adaptive_forest import PretrainForestConfig
 from reloc.methods.forests.adaptive_forest import pretrain as pretrain_forest
+from reloc.methods.relative.pretraining import PretrainRelativeConfig
+from reloc.methods.relative.pretraining import pretrain as pretrain_relative
 from reloc.progress import Progress
+from reloc.scenes import LoadOptions, load_scene
 from reloc.scenes.scene import View
 from reloc.scenes.synthetic import synthetic_scene
 from reloc.training.pretrain_decoder import PretrainSanetConfig, pretrain_decoder
@@ -79,12 +82,38 @@ class PretrainSanetArguments(CommonArguments):
     )
 
 
+@dataclass(frozen=True)
+class PretrainRelativeArguments(CommonArguments):
+    """Train the networks by which relpose-gnn:unseen and mapfree:unseen know places never seen.
+
+    They learn relative poses, in metres, from rendered rooms and from the mapping views of SCENES;
+    `reloc map relpose-gnn SCENE --weights FOLDER` makes a map with them. FOLDER keeps rooms and
+    matched pairs, and gets the weights in fp16, a .json of what they are made of, and log.txt.
+    After Ctrl-C, or a kill, the same command goes on; with more --steps it goes further.
+    """
+
+    what: Annotated[tyro.conf.Positional[Literal["relative"]], tyro.conf.arg(metavar="WHAT")]
+    """relative: matches of two pictures to the pose of one as seen from the other."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the checkpoints and the weights; one that has a checkpoint is gone on with."""
+    scenes: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[SCENES...]")
+    ] = ()
+    """Folders of scenes that teach beside the rooms, by their mapping views alone."""
+    machine: Machine = field(default_factory=MachineOptions)
+    config: Annotated[PretrainRelativeConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainRelativeConfig
+    )
+
+
 def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | None:
     """What to parse, and what the usage calls the program."""
     if words and words[0] == "adaptive-forest":
         return PretrainForestArguments, "reloc pretrain"
     if words and words[0] == "sanet":
         return PretrainSanetArguments, "reloc pretrain"
+    if words and words[0] == "relative":
+        return PretrainRelativeArguments, "reloc pretrain"
     return None
 
 
@@ -110,7 +139,10 @@ def _grow(arguments: PretrainForestArguments, progress: Progress) -> Answer:
 
 
 def _run(
-    arguments: PretrainArguments | PretrainForestArguments | PretrainSanetArguments,
+    arguments: PretrainArguments
+    | PretrainForestArguments
+    | PretrainSanetArguments
+    | PretrainRelativeArguments,
     progress: Progress,
 ) -> Answer:
     if isinstance(arguments, PretrainForestArguments):
@@ -119,6 +151,9 @@ def _run(
     with _log_file(run.log, arguments.out / "log.txt"):
         if isinstance(arguments, PretrainSanetArguments):
             path = pretrain_decoder(arguments.config, arguments.out, run)
+        elif isinstance(arguments, PretrainRelativeArguments):
+            scenes = [load_scene(folder, LoadOptions()) for folder in arguments.scenes]
+            path = pretrain_relative(arguments.config, scenes, arguments.out, run)
         else:
             path = pretrain_encoder(arguments.config, arguments.out, run)
     record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -158,6 +193,8 @@ COMMAND = Command(
         "reloc pretrain encoder --out with-photos --photos data/photos --num-pictures 0",
         "reloc pretrain adaptive-forest --out forest",
         "reloc pretrain sanet --out decoder",
+        "reloc pretrain relative --out pairs",
+        "reloc pretrain relative --out pairs data/7scenes/redkitchen data/7scenes/heads",
     ],
     refine=_arguments_for,
     interrupted="the same command goes on from the checkpoint in --out, where it writes one",

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reloc.contract import Run
-from reloc.input_error import InputError
 from reloc.nn.encoder import grey_from_rgb
 from reloc.nn.features import alike, corners, r2d2, superpoint
 from reloc.nn.local_features import LearnedKind, LocalFeatures, quantised
 from reloc.nn.precision import autocast
-from reloc.nn.weights import PublishedName, encoder_path, load_encoder, load_published
+from reloc.nn.weights import encoder_path, load_encoder, with_published_weights
 
 # Images with a shorter side are smaller than what the networks look at.
 _MIN_SIDE_PX = 16
@@ -31,9 +29,9 @@ WIDTHS = {
 # Diameter of what a descriptor looks at, in pixels, roughly: matching does not depend on it.
 _DIAMETERS_PX = {"encoder": 64.0, "alike": 32.0, "r2d2": 64.0, "superpoint": 32.0}
 
-NetworkT = TypeVar("NetworkT", bound=nn.Module)
-Detect = Callable[[Tensor, int], tuple[Tensor, Tensor]]
-"""An image (3, H, W) uint8 and a number, to keypoints (N, 2) and descriptors (N, D)."""
+Detect = Callable[[Tensor, int], tuple[Tensor, ...]]
+"""An image (3, H, W) uint8 and a number, to keypoints (N, 2), descriptors (N, D) and, where the
+detector has them, scores (N,)."""
 
 
 @torch.no_grad()
@@ -46,13 +44,19 @@ def extract_learned(image: Tensor, kind: LearnedKind, max_keypoints: int) -> Loc
         InputError: the weights are not there.
     """
     detect = _detector(kind)
-    keypoints_N2, vectors_ND = torch.zeros(0, 2), torch.zeros(0, WIDTHS[kind])
+    found: tuple[Tensor, ...] = (torch.zeros(0, 2), torch.zeros(0, WIDTHS[kind]), torch.zeros(0))
     shows = float(grey_from_rgb(image).float().std(correction=0)) >= _MIN_CONTRAST
     if shows and min(image.shape[-2:]) >= _MIN_SIDE_PX:
         with autocast(Run()):
-            keypoints_N2, vectors_ND = detect(image, max_keypoints)
+            found = detect(image, max_keypoints)
+    keypoints_N2, vectors_ND, *scores = found
     scales_N = torch.full((len(keypoints_N2),), _DIAMETERS_PX[kind])
-    return LocalFeatures(keypoints_N2.float(), quantised(vectors_ND.float()), scales_N)
+    return LocalFeatures(
+        keypoints_N2.float(),
+        quantised(vectors_ND.float()),
+        scales_N,
+        scores[0].float() if scores else None,
+    )
 
 
 @lru_cache(maxsize=4)
@@ -61,26 +65,12 @@ def _detector(kind: LearnedKind) -> Detect:
         encoder = load_encoder(encoder_path("base"), "base")
         return lambda image, count: corners.detect(encoder, grey_from_rgb(image)[0].numpy(), count)
     if kind == "superpoint":
-        network = _with_weights(superpoint.SuperPoint, kind)
+        network = with_published_weights(superpoint.SuperPoint, kind)
         return lambda image, count: superpoint.detect(
             network, grey_from_rgb(image).float() / 255, count
         )
     if kind == "r2d2":
-        network = _with_weights(r2d2.R2d2, kind)
+        network = with_published_weights(r2d2.R2d2, kind)
         return lambda image, count: r2d2.detect(network, image.float() / 255, count)
-    network = _with_weights(alike.Alike, kind)
+    network = with_published_weights(alike.Alike, kind)
     return lambda image, count: alike.detect(network, image.float() / 255, count)
-
-
-def _with_weights(make: Callable[[], NetworkT], name: PublishedName) -> NetworkT:
-    """A network of ours with the weights of others, ready to use."""
-    # On "meta": random weights, which these replace, would draw from the process's random state.
-    with torch.device("meta"):
-        network = make()
-    state = load_published(name)
-    try:
-        network.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"the weights of {name} do not fit its network ({reason})") from error
-    return network.eval().requires_grad_(False)

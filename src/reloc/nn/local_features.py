@@ -29,11 +29,14 @@ class LocalFeatures:
             D = 32 bytes, uint8, compared by Hamming distance. Learned ones: int8, 256 times vectors
             of norm 1, compared by L2.
         scales_N: float32, diameter of the described region in pixels.
+        scores_N: float32, how sure the detector is of each, in [0, 1], as matchers need it; None
+            where it does not tell.
     """
 
     keypoints_N2: Tensor
     descriptors_ND: Tensor
     scales_N: Tensor
+    scores_N: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.keypoints_N2)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, Encoder
@@ -21,10 +21,11 @@ EncoderName = Literal["base"]
 """Encoders that ship."""
 FOLDER = Path(__file__).parent / "pretrained"
 
-PublishedName = Literal["r2d2", "alike", "superpoint"]
+PublishedName = Literal["r2d2", "alike", "superpoint", "lightglue", "superglue", "superglue-indoor"]
 """Weights of others, which do not ship."""
 WEIGHTS_VARIABLE = "RELOC_WEIGHTS"
 """The environment variable that names the folder with them."""
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Published:
     Attributes:
         file: its name in the folder of weights.
         address: where it is published.
-        sha256: of the file; None where no copy was at hand to take it from.
+        sha256: of the file. Those of r2d2 and alike were taken from copies, the others as users of
+            the files state them. None: any file is taken.
         licence: its terms.
     """
 
@@ -60,7 +62,25 @@ PUBLISHED: Mapping[PublishedName, Published] = {
     "superpoint": Published(
         "superpoint_v1.pth",
         "https://github.com/magicleap/SuperPointPretrainedNetwork/blob/master/superpoint_v1.pth",
-        None,
+        "52b6708629640ca883673b5d5c097c4ddad37d8048b33f09c8ca0d69db12c40e",
+        "Magic Leap: not for commercial use",
+    ),
+    "lightglue": Published(
+        "superpoint_lightglue.pth",
+        "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/superpoint_lightglue.pth",
+        "6ff7040d0a497fc6639337946d7538dae07428c18f77a067a0b5a960e7cc551a",
+        "Apache-2.0",
+    ),
+    "superglue": Published(
+        "superglue_outdoor.pth",
+        "https://github.com/magicleap/SuperGluePretrainedNetwork/tree/master/models/weights",
+        "2f5f5e9bb3febf07b69df633c4c3ff7a17f8af26a023aae2b9303d22339195bd",
+        "Magic Leap: not for commercial use",
+    ),
+    "superglue-indoor": Published(
+        "superglue_indoor.pth",
+        "https://github.com/magicleap/SuperGluePretrainedNetwork/tree/master/models/weights",
+        "0e710469be25ebe1e2ccf68edcae8b2945b0617c8e7e68412251d9d47f5052b1",
         "Magic Leap: not for commercial use",
     ),
 }
@@ -94,6 +114,24 @@ def load_published(name: PublishedName) -> Mapping[str, Tensor]:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} holds no weights ({reason}): {get_it}") from error
     return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def with_published_weights(make: Callable[[], NetworkT], name: PublishedName) -> NetworkT:
+    """A network of ours with the weights of others, ready to use.
+
+    Raises:
+        InputError: the weights are not there, or are those of another network.
+    """
+    # On "meta": random weights, which these replace, would draw from the process's random state.
+    with torch.device("meta"):
+        network = make()
+    state = load_published(name)
+    try:
+        network.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the weights of {name} do not fit its network ({reason})") from error
+    return network.eval().requires_grad_(False)
 
 
 def encoder_path(name: EncoderName) -> Path:

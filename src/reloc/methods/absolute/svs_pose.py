@@ -159,5 +159,5 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
-    uses_depth=True,
+    maps_depth=True,
 )

@@ -208,7 +208,7 @@ METHOD = Method(
             loose_px=51.0,
         ),
     },
-    uses_depth=True,
+    maps_depth=True,
     update=update,
     refiner=refiner,
 )

@@ -248,5 +248,5 @@ METHOD = Method(
     ),
     build_map=build_map,
     localizer=localizer,
-    uses_depth=True,
+    maps_depth=True,
 )

@@ -178,5 +178,5 @@ METHOD = Method(
             num_clusters=50,
         ),
     },
-    uses_depth=True,
+    maps_depth=True,
 )

@@ -294,5 +294,5 @@ METHOD = Method(
     ),
     build_map=build_map,
     localizer=localizer,
-    uses_depth=True,
+    maps_depth=True,
 )

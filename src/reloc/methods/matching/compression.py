@@ -110,6 +110,7 @@ def _chosen_points(point_map: PointMap, config: MatchingConfig) -> tuple[PointMa
         descriptors_ND=point_map.descriptors_ND[order],
         num_seen_V=torch.bincount(view_S[kept_S], minlength=num_views),
         seen_S=place_N[point_map.seen_S[kept_S].long()].int(),
+        view_keypoints=point_map.view_keypoints and point_map.view_keypoints.only_seen(kept_S),
     ), num_full
 
 

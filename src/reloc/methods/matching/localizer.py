@@ -160,8 +160,8 @@ class MatchingLocalizer:
         limit = _MAX_DESCRIPTOR_DISTANCE.get(self._config.features, _MAX_LEARNED_DISTANCE)
         order_C = distance_C.argsort(stable=True)
         order_C = order_C[distance_C[order_C] < limit]
-        order_C = order_C[_first_of_each(point_C[order_C])]
-        order_C = order_C[_first_of_each(keypoint_C[order_C])]
+        order_C = order_C[first_of_each(point_C[order_C])]
+        order_C = order_C[first_of_each(keypoint_C[order_C])]
         return torch.stack([keypoint_C[order_C], point_C[order_C]], dim=1)
 
     def _pose(
@@ -176,7 +176,7 @@ class MatchingLocalizer:
         )
 
 
-def _first_of_each(values_N: Tensor) -> Tensor:
+def first_of_each(values_N: Tensor) -> Tensor:
     """Sorted positions of the first occurrence of each value."""
     _, inverse_N = values_N.unique(return_inverse=True)
     positions_N = torch.arange(len(values_N))

@@ -25,12 +25,14 @@ from reloc.input_error import InputError
 from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.features import describe
 from reloc.methods.matching.point_map import PointMap
+from reloc.methods.matching.view_keypoints import ViewKeypoints
 from reloc.nn.descriptors.vlad import aggregate, learn_vocabulary
 from reloc.nn.local_features import (
     LocalFeatures,
     as_vectors,
     mean_descriptors,
 )
+from reloc.nn.matchers import ImageKeypoints
 from reloc.scenes.scene import View
 
 Item = TypeVar("Item")
@@ -58,6 +60,7 @@ class MatchedViews:
         vocabulary_KD: words of the image index.
         image_vectors_VL: float32, of each view.
         origin_3: float64, of the map in the world.
+        keep_keypoints: whether the map is to keep the views' keypoints, for a matcher.
     """
 
     views: Sequence[View]
@@ -68,6 +71,7 @@ class MatchedViews:
     vocabulary_KD: Tensor
     image_vectors_VL: Tensor
     origin_3: Tensor
+    keep_keypoints: bool = False
 
     def only(self, chosen: Sequence[int]) -> MatchedViews:
         """The views with these indices, and what they have in common."""
@@ -284,4 +288,22 @@ def _pack(points: Points, matched: MatchedViews) -> PointMap:
         view_names=[view.name for view in matched.views],
         num_seen_V=torch.bincount(points.track_view_T, minlength=num_views),
         seen_S=points.track_point_T[order_T].int(),
+        view_keypoints=_view_keypoints(matched, points.track_keypoint_T[order_T])
+        if matched.keep_keypoints
+        else None,
+    )
+
+
+def _view_keypoints(matched: MatchedViews, keypoint_S: Tensor) -> ViewKeypoints:
+    images = [
+        ImageKeypoints.of(found, (camera.width, camera.height))
+        for found, camera in zip(matched.features, matched.cameras, strict=True)
+    ]
+    return ViewKeypoints(
+        torch.cat([image.keypoints_N2 for image in images]),
+        torch.cat([found.descriptors_ND for found in matched.features]),
+        torch.cat([image.scores_N for image in images]),
+        torch.tensor([len(image) for image in images]),
+        torch.tensor([image.size for image in images]),
+        keypoint_S.int(),
     )

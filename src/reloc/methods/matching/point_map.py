@@ -11,6 +11,8 @@ from torch import Tensor
 from reloc.contract import Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.maps import tensor_to_text, text_to_tensor
+from reloc.methods.matching.view_keypoints import ViewKeypoints
+from reloc.nn.matchers import ImageKeypoints
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +30,7 @@ class PointMap:
         view_names: of the V views.
         num_seen_V: int64, number of points that each view saw.
         seen_S: int32, indices of those points, view after view.
+        view_keypoints: of all views, where a matcher is to match them; else None.
     """
 
     origin_3: Tensor
@@ -38,18 +41,22 @@ class PointMap:
     view_names: list[str]
     num_seen_V: Tensor
     seen_S: Tensor
+    view_keypoints: ViewKeypoints | None = None
 
     def tensors(self) -> Tensors:
         """For the map's folder."""
-        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {**values, "view_names": text_to_tensor(self.view_names)}
+        values = {name: getattr(self, name) for name in _TENSORS}
+        keypoints = self.view_keypoints.tensors() if self.view_keypoints else {}
+        return {**values, **keypoints, "view_names": text_to_tensor(self.view_names)}
 
     @staticmethod
     def from_tensors(tensors: Tensors) -> PointMap:
         """The inverse of `tensors`."""
-        names = {entry.name for entry in fields(PointMap)} - {"view_names"}
-        kept = {name: value for name, value in tensors.items() if name in names}
-        return PointMap(**kept, view_names=tensor_to_text(tensors["view_names"]))
+        return PointMap(
+            **{name: tensors[name] for name in _TENSORS},
+            view_names=tensor_to_text(tensors["view_names"]),
+            view_keypoints=ViewKeypoints.from_tensors(tensors),
+        )
 
     @cached_property
     def _unit_vectors_VL(self) -> Tensor:
@@ -59,6 +66,16 @@ class PointMap:
         """Indices of the views whose vectors are most like a query's, best first."""
         similarity_V = self._unit_vectors_VL @ image_vector_L
         return similarity_V.topk(min(count, len(similarity_V))).indices
+
+    def keypoints_of(self, view: int) -> tuple[ImageKeypoints, Tensor]:
+        """The keypoints of a view, and the point (N,) int64 of each; -1 where it has none.
+
+        The map must keep them.
+        """
+        assert self.view_keypoints is not None
+        end = int(self.num_seen_V[: view + 1].sum())
+        seen = slice(end - int(self.num_seen_V[view]), end)
+        return self.view_keypoints.of(view, self.seen_S[seen], seen)
 
     def points_seen_by(self, views: Tensor) -> Tensor:
         """Indices, in order, of the points that at least one of the views saw."""
@@ -85,3 +102,8 @@ class PointMap:
     def to_world(self, cam_from_map: Rigid3d) -> Rigid3d:
         """`cam_from_world` of a `cam_from_map`."""
         return cam_from_map @ Rigid3d(torch.eye(3, dtype=torch.float64), -self.origin_3)
+
+
+_TENSORS = [
+    entry.name for entry in fields(PointMap) if entry.name not in ("view_names", "view_keypoints")
+]

@@ -45,5 +45,5 @@ METHOD = Method(
         "superpoint": replace(LearnedConfig(), features="superpoint", max_side_px=640),
         "encoder": replace(LearnedConfig(), features="encoder", max_side_px=640),
     },
-    uses_depth=True,
+    maps_depth=True,
 )

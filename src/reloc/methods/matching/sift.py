@@ -27,5 +27,5 @@ METHOD = Method(
             vocabulary=16,
         ),
     },
-    uses_depth=True,
+    maps_depth=True,
 )

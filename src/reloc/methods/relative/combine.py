@@ -68,7 +68,8 @@ def combine(
     weights_K = (-log_scale_K2.double().mean(-1)).exp()
     said = query_from_reference.to(torch.float64) @ reference_from_world
     max_angle_rad = torch.deg2rad(torch.tensor(max_angle_deg, dtype=torch.float64))
-    if how == "single":
+    # One answer does not scatter: how wrong it may be is then what is said of it.
+    if how == "single" or (how == "average" and len(weights_K) == 1):
         best = int(weights_K.argmax())
         alone = torch.arange(len(weights_K)) == best
         rotation_scale, scale = log_scale_K2[best].double().exp().tolist()

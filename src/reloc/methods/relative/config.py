@@ -14,6 +14,10 @@ from reloc.nn.weights import EncoderName
 class RelativeConfig:
     """Settings of a map of the relative family."""
 
+    weights: str = "scene"
+    """Where the networks learned: "scene", here, from pairs of its views; "shipped", on rendered
+    rooms, so that nothing is trained and one view is enough; or the file that `reloc pretrain
+    relative` wrote."""
     encoder: EncoderName = "base"
     """The shared encoder."""
     short_side_px: int = 240
@@ -77,6 +81,11 @@ class RelativeConfig:
             raise ValueError(f"scene_codes is {self.scene_codes}, not between 0 and {self.code}")
         if not 0 < self.max_angle_deg <= 180:
             raise ValueError(f"max_angle_deg is {self.max_angle_deg}; it must be in (0, 180]")
+
+    @property
+    def trains(self) -> bool:
+        """Whether networks learn from the scene's own views."""
+        return self.weights == "scene"
 
 
 ConfigT = TypeVar("ConfigT", bound=RelativeConfig)

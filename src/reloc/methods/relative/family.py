@@ -37,15 +37,13 @@ from reloc.methods.relative.learning import (
     with_codes,
 )
 from reloc.methods.relative.network import Edges, PairNetwork
-from reloc.methods.relative.pairs import (
-    look,
-    nearest_frames,
-)
+from reloc.methods.relative.pairs import look, nearest_frames
+from reloc.methods.relative.shared import NETWORK
 from reloc.nn.descriptors.whitening import Whitening
 from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 from reloc.scenes.scene import Query, View
 
-NETWORK, GROWTH = "network.", "covariance_scale"
+GROWTH = "covariance_scale"
 # Belief of the matches with the best view at which a query shows the place as likely as not, and
 # how steeply more decides: held-out views of redkitchen's mapping reach 0.5 to 0.9, photos of
 # elsewhere 0.16 to 0.27. Set by hand between the two, not fitted.

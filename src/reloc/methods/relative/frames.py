@@ -141,9 +141,22 @@ def pooled(codes_LC: Tensor) -> Tensor:
 
 
 def read_views(
-    encoder: Encoder, views: Sequence[View], size: tuple[int, int], code: int, run: Run
+    encoder: Encoder,
+    views: Sequence[View],
+    size: tuple[int, int],
+    code: int,
+    run: Run,
+    components_CP: Tensor | None = None,
 ) -> tuple[FrameReader, Frames, list[int]]:
     """Encode mapping views, and learn which numbers of the codes matter here.
+
+    Args:
+        encoder: frozen.
+        views: to read.
+        size: width and height to which images are brought.
+        code: how many numbers of a code are kept.
+        run: device, progress, log.
+        components_CP: codes to fewer numbers, where these are known; None: they are learned.
 
     Returns:
         The reader for queries, the frames, and which views they are of: one that cannot be read or
@@ -167,7 +180,8 @@ def read_views(
         kept.append(index)
     if not kept:
         raise InputError(f"none of the {len(views)} mapping images can be read and has texture")
-    components_CP = _components(codes, code)
+    if components_CP is None:
+        components_CP = principal_directions(codes, code)
     codes_NLP = torch.stack(
         [
             (functional.normalize(c.float() @ components_CP, dim=-1) / _CODE_STEP)
@@ -186,7 +200,7 @@ def read_views(
     return FrameReader(encoder, size, components_CP), frames, kept
 
 
-def _components(codes: Sequence[Tensor], count: int) -> Tensor:
+def principal_directions(codes: Sequence[Tensor], count: int) -> Tensor:
     """(C, P): the directions of the codes with most variance about zero, as cosines see them."""
     step = max(1, sum(len(c) for c in codes) // _MAX_COMPONENT_CELLS)
     sample = torch.cat([c[number % step :: step] for number, c in enumerate(codes)]).double()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from reloc.input_error import InputError
 from reloc.methods.relative.config import RelativeConfig
 from reloc.methods.relative.correlation import Guess, coarse_codes, coarse_grid
 from reloc.methods.relative.frames import FrameReader, Frames, map_size, read_views
+from reloc.methods.relative.heads import HEADS
 from reloc.methods.relative.network import Edges, PairNetwork, edge_loss
 from reloc.methods.relative.pairs import Pairs, choose_pairs, match_pairs, targets
+from reloc.methods.relative.shared import NETWORK, Shared, open_shared
 from reloc.nn.descriptors.whitening import Whitening, fit_whitening
 from reloc.nn.weights import encoder_path, load_encoder
 from reloc.scenes.scene import View
@@ -29,6 +31,8 @@ from reloc.training.stages import stage
 # left out of the map and asked for.
 _VIEWS_PER_TRIAL, _MAX_TRIALS = 12, 16
 _CHECKPOINT_S = 10.0
+# From how many pairs a scene's unit is read, where the network is from elsewhere.
+_UNIT_PAIRS_PER_VIEW, _MAX_UNIT_PAIRS = 4, 128
 # Views are distinct that are further apart than this share of the extent, or are turned so far.
 _MIN_VIEW_DISTANCE, _MIN_VIEW_ANGLE_DEG = 0.012, 2.5
 
@@ -63,20 +67,26 @@ class Lesson:
         place: the references.
         pairs: of these, matched.
         trials: views that are in none of them.
+        shared: networks from elsewhere, where nothing is learned here.
     """
 
     reader: FrameReader
     place: Place
     pairs: Pairs
     trials: Sequence[View]
+    shared: Shared | None = None
 
 
 def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     """Read the distinct mapping views, and match pairs of them.
 
+    Networks from elsewhere speak in metres: then few pairs are matched, for the scene's unit.
+
     Raises:
-        InputError: fewer than two views can be read and show anything.
+        InputError: no view can be read and shows anything, or only one where the networks are to be
+            trained; or networks from elsewhere are not to be had.
     """
+    shared = None if config.trains else open_shared(config)
     encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     distinct = select_distinct_views(poses, _MIN_VIEW_DISTANCE, _MIN_VIEW_ANGLE_DEG)
@@ -87,26 +97,78 @@ def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     trials = trials if len(chosen) > 2 * _VIEWS_PER_TRIAL else range(0)
     learned = [views[index] for number, index in enumerate(chosen) if number not in trials]
     size = map_size(learned, config.short_side_px)
-    reader, frames, kept = read_views(encoder, learned, size, config.code, run)
-    if len(kept) < 2:
+    known_CP = shared.components_CP if shared else None
+    reader, frames, kept = read_views(encoder, learned, size, config.code, run, known_CP)
+    if shared is None and len(kept) < 2:
         raise InputError(
-            f"only {learned[kept[0]].name} of {len(views)} mapping views can be used: relative "
-            "poses are learned from pairs of views"
+            f"only {learned[kept[0]].name} of {len(views)} mapping views can be used, and relative "
+            "poses are learned from pairs: add views, or map with --weights shipped"
         )
     used = [learned[index] for index in kept]
     cam_from_world = Rigid3d.stack([view.cam_from_world for view in used])
     whitening = fit_whitening(frames.vectors_NG, config.num_dimensions)
     vectors_ND = whitening(frames.vectors_NG).half().float()
     coarse_NLP = coarse_codes(frames.codes(torch.arange(len(used))), reader.grid)
+    per_view = _UNIT_PAIRS_PER_VIEW if shared else config.pairs_per_view
     pairs_P2 = choose_pairs(
-        vectors_ND, coarse_NLP, coarse_grid(reader.grid), config.pairs_per_view, run.seed, run
+        vectors_ND, coarse_NLP, coarse_grid(reader.grid), per_view, run.seed, run
     )
+    if shared:
+        pairs_P2 = pairs_P2[:: -(-len(pairs_P2) // _MAX_UNIT_PAIRS) or 1]
     centers_N3 = cam_from_world.inverse().translation
     apart = (centers_N3[pairs_P2[:, 0]] - centers_N3[pairs_P2[:, 1]]).norm(dim=-1)
-    unit = float(apart.median()) or 1.0
+    unit = (float(apart.median()) if len(apart) else 0.0) or 1.0
     place = Place([view.name for view in used], cam_from_world, frames, vectors_ND, whitening, unit)
     pairs = match_pairs(frames, pairs_P2, reader.grid, run, config.consensus)
-    return Lesson(reader, place, pairs, [views[chosen[number]] for number in trials])
+    lesson = Lesson(reader, place, pairs, [views[chosen[number]] for number in trials], shared)
+    if shared is None or not HEADS[config.head].has_scale:
+        return lesson
+    unit = _unit_said(lesson, config, run)
+    run.log.info("%d views; a metre of the network is %.3f here", len(used), unit)
+    return replace(lesson, place=replace(place, unit=unit))
+
+
+def _unit_said(lesson: Lesson, config: RelativeConfig, run: Run) -> float:
+    """What a length of 1 of a network from elsewhere is in this scene; 1 where nothing tells.
+
+    The unit u with the least sum of absolute errors |true - u said|_1 of the translations of the
+    scene's pairs, each over its expected error: a median of ratios. Where a network knows not the
+    direction it says little, so that lengths alone would tell too large a unit.
+    """
+    pairs, place = lesson.pairs, lesson.place
+    believed_M = (pairs.belief_P >= config.min_belief).nonzero()[:, 0]
+    if not len(believed_M):
+        return 1.0
+    edges = said_of(lesson, train_pair_network(lesson, config, run), config, run, believed_M)
+    said_M3 = edges.query_from_reference(config.head, 1.0).translation.double().cpu()
+    true_M3 = targets(pairs, believed_M, place.cam_from_world, 1.0).translation.double()
+    weight_M3 = said_M3.abs() * (-edges.log_scale_2[:, 1:].double().cpu()).exp()
+    ratio_E, order_E = (true_M3 / said_M3).flatten().nan_to_num(0.0).sort()
+    so_far_E = weight_M3.flatten()[order_E].cumsum(0)
+    unit = float(ratio_E[int(torch.searchsorted(so_far_E, so_far_E[-1] / 2))])
+    if unit > 0:
+        return unit
+    # What is said has nothing to do with what is true: it shall at least be as large.
+    return float(true_M3.norm(dim=-1).median() / said_M3.norm(dim=-1).median()) or 1.0
+
+
+def said_of(
+    lesson: Lesson, network: PairNetwork, config: RelativeConfig, run: Run, index_M: Tensor
+) -> Edges:
+    """What a network says of some of the lesson's pairs."""
+    pairs, frames = lesson.pairs, lesson.place.frames
+    with torch.no_grad():
+        parts = [
+            network(*pair_input(pairs, index, frames, config, run)) for index in index_M.split(256)
+        ]
+    guess = Guess(
+        pairs.guess.turn_B33[index_M].to(run.device), pairs.guess.heading_B3[index_M].to(run.device)
+    )
+    said = [
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("numbers", "log_scale_2", "embedding_D")
+    ]
+    return Edges(guess, *said)
 
 
 def train_pair_network(
@@ -116,8 +178,11 @@ def train_pair_network(
     index_M: Tensor | None = None,
     name: str = "pairs",
     begin_with: PairNetwork | None = None,
+    on_checkpoint: Callable[[dict[str, Tensor], int, float], None] | None = None,
 ) -> PairNetwork:
     """A network that has learned the relative poses of the lesson's pairs.
+
+    Where the lesson has a network from elsewhere it is that one, and nothing is trained.
 
     Args:
         lesson: what is learned.
@@ -126,7 +191,12 @@ def train_pair_network(
         index_M: which pairs; None: all.
         name: of the work, for its checkpoints.
         begin_with: a network whose weights are the first.
+        on_checkpoint: see `fit`.
     """
+    if lesson.shared is not None:
+        with torch.device("meta"):
+            network = new_pair_network(config)
+        return lesson.shared.fill(network, NETWORK, run)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         network = new_pair_network(config)
@@ -145,7 +215,7 @@ def train_pair_network(
         return edge_loss(edges, config.head, target)
 
     steps = fit_config(config.steps, config.max_learning_rate)
-    fit(network, loss_at, steps, stage(run, name), f"learning {name}")
+    fit(network, loss_at, steps, stage(run, name), f"learning {name}", on_checkpoint)
     return network.eval().requires_grad_(False)
 
 

@@ -12,6 +12,7 @@ from reloc.methods.relative import family
 from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.photo_matching import PhotoMatchingLocalizer
 from reloc.methods.relative.photo_matching import build_map as build_matching_map
+from reloc.methods.relative.pretraining import pretrain
 from reloc.scenes.scene import View
 
 
@@ -66,11 +67,14 @@ METHOD = Method(
     tiny=MapfreeConfig(**TINY),
     build_map=build_map,
     localizer=localizer,
+    pretrain=pretrain,
     presets={
         "3d3d": MapfreeConfig(head="3d3d"),
         "quaternion": MapfreeConfig(head="quat+t"),
         "direction": MapfreeConfig(head="direction"),
         "binned": MapfreeConfig(head="binned"),
+        # Nothing is trained, and one photo is enough: a network that rendered rooms have taught.
+        "unseen": MapfreeConfig(weights="shipped"),
         "sift": MapfreeConfig(matching="sift"),
         "sift-essential": MapfreeConfig(matching="sift", solver="essential"),
         "sift-kabsch": MapfreeConfig(matching="sift", solver="kabsch"),

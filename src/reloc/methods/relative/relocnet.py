@@ -82,7 +82,8 @@ def frustum_overlap(
 def build_map(views: Sequence[View], config: RelocNetConfig, run: Run) -> Tensors:
     """Learn a vector whose distances are overlaps of frusta, then relative poses."""
     lesson = learning.prepare(views, config, run)
-    if config.embedding:
+    # What a vector of overlaps is, only the scene itself can teach.
+    if config.embedding and config.trains:
         lesson = replace(lesson, place=_embedded(lesson, config, run))
     return family.finish_map(lesson, config, localizer, run)
 

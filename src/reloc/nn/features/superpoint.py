@@ -52,8 +52,13 @@ class SuperPoint(nn.Module):
         return functional.normalize(descriptors, dim=1), scores_BHW
 
 
-def detect(network: SuperPoint, grey_1HW: Tensor, max_keypoints: int) -> tuple[Tensor, Tensor]:
-    """Keypoints (N, 2), centre of the top-left pixel (0.5, 0.5), and descriptors (N, C)."""
+def detect(
+    network: SuperPoint, grey_1HW: Tensor, max_keypoints: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keypoints (N, 2), descriptors (N, C) and scores (N,) in (0, 1), strongest first.
+
+    The centre of the top-left pixel is (0.5, 0.5).
+    """
     descriptors, score_1HW = network(grey_1HW[None])
     side = 2 * _RADIUS + 1
     peak_HW = functional.max_pool2d(score_1HW[:, None], side, stride=1, padding=_RADIUS)[0, 0]
@@ -62,6 +67,7 @@ def detect(network: SuperPoint, grey_1HW: Tensor, max_keypoints: int) -> tuple[T
     inside_HW = torch.zeros_like(keep_HW)
     inside_HW[_BORDER : keep_HW.shape[0] - _BORDER, _BORDER : keep_HW.shape[1] - _BORDER] = True
     rows, columns = (keep_HW & inside_HW).nonzero(as_tuple=True)
-    order = score_HW[rows, columns].argsort(descending=True, stable=True)[:max_keypoints]
+    score_N = score_HW[rows, columns]
+    order = score_N.argsort(descending=True, stable=True)[:max_keypoints]
     keypoints_N2 = torch.stack([columns[order], rows[order]], dim=1).float() + 0.5
-    return keypoints_N2, sample_descriptors(descriptors, keypoints_N2, _CELL)
+    return keypoints_N2, sample_descriptors(descriptors, keypoints_N2, _CELL), score_N[order]

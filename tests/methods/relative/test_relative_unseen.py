@@ -1,0 +1,162 @@
+"""Laws of networks from elsewhere: what they learn from, and maps that nothing is trained for."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reloc.contract import Run
+from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
+from reloc.methods.relative.mapfree import METHOD as MAPFREE
+from reloc.methods.relative.pretraining import PretrainRelativeConfig, pretrain
+from reloc.methods.relative.relpose_gnn import METHOD as RELPOSE_GNN
+from reloc.methods.relative.shared import open_shared, shipped_path
+from reloc.methods.retrieval.thumbnail import METHOD as THUMBNAIL
+from reloc.scenes.scene import Scene, View
+
+UNSEEN = dataclasses.replace(RELPOSE_GNN.presets["unseen"], short_side_px=160)
+LITTLE = PretrainRelativeConfig(
+    num_rooms=0,
+    num_graph_rooms=0,
+    num_judging_rooms=0,
+    pairs_per_view=2,
+    steps=3,
+    batch_size=4,
+    graph_steps=2,
+)
+
+
+def few(room: Scene, **changes: object) -> Scene:
+    """A scene of few of the room's views."""
+    return dataclasses.replace(room, mapping=room.mapping[:8], queries=(), **changes)
+
+
+@pytest.fixture(scope="module")
+def taught(small_room: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks that a few views have taught, in two goes."""
+    folder = tmp_path_factory.mktemp("taught")
+    pretrain(LITTLE, [few(small_room)], folder, Run())
+    return pretrain(dataclasses.replace(LITTLE, steps=5), [few(small_room)], folder, Run())
+
+
+def test_a_record_says_what_networks_learned_from_and_they_are_small(taught: Path):
+    record = json.loads(taught.with_suffix(".json").read_text(encoding="utf-8"))
+    ((name, num_pairs),) = record["pairs"].items()
+    assert name.startswith("0-")
+    # Both ways round.
+    assert num_pairs >= 8
+    assert num_pairs % 2 == 0
+    assert record["steps"] == 5
+    assert taught.stat().st_size < 1e6
+
+
+def test_a_folder_goes_on_with_its_own_run_only(taught: Path, small_room: Scene):
+    other = dataclasses.replace(LITTLE, width=32)
+    with pytest.raises(InputError, match="another width"):
+        pretrain(other, [few(small_room)], taught.parent, Run())
+    with pytest.raises(InputError, match="another scenes"):
+        pretrain(LITTLE, [few(small_room, name="other")], taught.parent, Run())
+
+
+def test_lengths_without_a_metre_teach_nothing(tmp_path: Path, small_room: Scene):
+    with pytest.raises(InputError, match="arbitrary units"):
+        pretrain(LITTLE, [few(small_room, metric=False)], tmp_path, Run())
+    with pytest.raises(InputError, match="nothing to learn from"):
+        pretrain(LITTLE, [], tmp_path, Run())
+
+
+def test_a_map_holds_the_networks_that_it_was_given(taught: Path, small_room: Scene):
+    path = taught.parent / "lent" / taught.name
+    path.parent.mkdir()
+    path.write_bytes(taught.read_bytes())
+    config = dataclasses.replace(UNSEEN, weights=str(path.parent))
+    tensors = RELPOSE_GNN.build_map(small_room.mapping[:6], config, Run())
+    shared = open_shared(config)
+    assert shared.tensors
+    for name, value in shared.tensors.items():
+        assert torch.equal(tensors[name], value)
+    assert torch.equal(tensors["components"], shared.components_CP)
+    path.unlink()
+    query = small_room.mapping[7].query()
+    answers = RELPOSE_GNN.localizer(tensors, config, Run()).localize([query])
+    assert len(answers) == 1
+
+
+def test_networks_for_other_settings_or_none_at_all_are_refused(taught: Path, small_room: Scene):
+    def build(**changes: object) -> None:
+        config = dataclasses.replace(UNSEEN, **changes)
+        RELPOSE_GNN.build_map(small_room.mapping[:2], config, Run())
+
+    with pytest.raises(InputError, match="head"):
+        build(weights=str(taught), head="se3")
+    with pytest.raises(InputError, match="known poses"):
+        build(weights=str(taught), known_poses=False)
+    with pytest.raises(InputError, match="holds no networks"):
+        build(weights=str(taught.with_name("missing.safetensors")))
+    with pytest.raises(InputError, match="holds no networks"):
+        build(weights=str(taught.with_suffix(".json")))
+
+
+def _errors(localizer, views: list[View]) -> np.ndarray:
+    answers = localizer.localize([view.query() for view in views])
+    poses = [answer.cam_from_world for answer in answers]
+    return np.array(
+        [
+            np.inf if pose is None else float((pose.inverse().translation - v.center_world).norm())
+            for pose, v in zip(poses, views, strict=True)
+        ]
+    )
+
+
+def test_a_place_never_seen_is_known_better_than_by_its_most_similar_view(small_room: Scene):
+    """With the networks that ship."""
+    views = list(small_room.queries)
+    tensors = RELPOSE_GNN.build_map(small_room.mapping, UNSEEN, Run())
+    localizer = RELPOSE_GNN.localizer(tensors, UNSEEN, Run())
+    retrieved = THUMBNAIL.build_map(small_room.mapping, THUMBNAIL.config(), Run())
+    nearest = THUMBNAIL.localizer(retrieved, THUMBNAIL.config(), Run())
+    assert np.median(_errors(localizer, views)) < 0.8 * np.median(_errors(nearest, views))
+
+
+def test_answers_are_as_long_as_a_metre_is_in_the_scene(small_room: Scene):
+    """A place three times as large: the unit that is read off it is, and so are the answers."""
+
+    def tripled(view: View) -> View:
+        pose = view.cam_from_world
+        return dataclasses.replace(
+            view, cam_from_world=Rigid3d(pose.rotation, 3 * pose.translation)
+        )
+
+    views = small_room.mapping[8:14]
+    units, answers = [], []
+    for some in (views, [tripled(view) for view in views]):
+        tensors = RELPOSE_GNN.build_map(some, UNSEEN, Run())
+        units.append(float(tensors["unit"]))
+        query = small_room.mapping[14].query()
+        answers += RELPOSE_GNN.localizer(tensors, UNSEEN, Run()).localize([query])
+    assert units[1] / units[0] == pytest.approx(3, rel=1e-5)
+    small, large = (answer.cam_from_world for answer in answers)
+    assert small is not None
+    assert large is not None
+    torch.testing.assert_close(large.translation, 3 * small.translation, rtol=0, atol=1e-3)
+
+
+def test_one_photo_is_map_enough(small_room: Scene):
+    """The photo's neighbour is answered, nearer to the truth than the photo itself is turned."""
+    config = dataclasses.replace(MAPFREE.presets["unseen"], short_side_px=160)
+    first, second = small_room.mapping[10], small_room.mapping[11]
+    tensors = MAPFREE.build_map([first], config, Run())
+    assert float(tensors["unit"]) == 1.0
+    (answer,) = MAPFREE.localizer(tensors, config, Run()).localize([second.query()])
+    assert answer.cam_from_world is not None
+    error = answer.cam_from_world @ second.cam_from_world.inverse()
+    between = first.cam_from_world @ second.cam_from_world.inverse()
+    assert float(error.log()[:3].norm()) < 0.5 * float(between.log()[:3].norm())
+
+
+def test_the_networks_that_ship_are_small():
+    assert shipped_path().stat().st_size < 1e6
