@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,9 +70,9 @@ def test_another_file_is_refused(monkeypatch, tmp_path) -> None:
     (tmp_path / PUBLISHED["alike"].file).write_bytes(b"something else")
     with pytest.raises(InputError, match="not the file"):
         load_published("alike")
-    (tmp_path / PUBLISHED["superpoint"].file).write_bytes(b"something else")
+    monkeypatch.setitem(PUBLISHED, "alike", replace(PUBLISHED["alike"], sha256=None))
     with pytest.raises(InputError, match="holds no weights"):
-        load_published("superpoint")
+        load_published("alike")
 
 
 def test_codes_of_cells_are_read_at_their_centres() -> None:
@@ -88,10 +89,12 @@ def test_superpoint_gives_keypoints_in_the_image_with_any_weights() -> None:
     torch.manual_seed(0)
     network = SuperPoint().eval()
     with torch.no_grad():
-        keypoints, descriptors = detect_superpoint(network, torch.rand(1, 48, 64), 50)
+        keypoints, descriptors, scores = detect_superpoint(network, torch.rand(1, 48, 64), 50)
     assert 0 < len(keypoints) <= 50
     assert bool(((keypoints > 0) & (keypoints < torch.tensor([64, 48]))).all())
     torch.testing.assert_close(descriptors.norm(dim=1), torch.ones(len(keypoints)))
+    assert scores.shape == (len(keypoints),)
+    assert bool(((scores > 0) & (scores < 1) & (scores <= scores[0])).all())
 
 
 def test_means_of_learned_descriptors_are_between_them() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -182,7 +183,8 @@ class LightGlue(nn.Module):
             if 1 - num_unsure / (len(first) + len(second)) > _SURE_SHARE:
                 break
             for side, confidence in enumerate(sure):
-                can_match = self.log_assignment[layer].can_match(states[side])
+                assignment = cast(Assignment, self.log_assignment[layer])
+                can_match = assignment.can_match(states[side])
                 keep = (can_match > _MIN_MATCHABILITY) | (confidence <= limit)
                 states[side], angles[side] = states[side][keep], angles[side][keep]
                 left[side] = left[side][keep]
