@@ -22,7 +22,7 @@ from reloc.methods.coordinates.cameras import MappingCameras
 from reloc.methods.coordinates.map_tensors import encoder_of, holds_landmarks
 from reloc.methods.coordinates.parts import Head, PartsConfig
 from reloc.methods.coordinates.points import Loss, points_in_cameras
-from reloc.methods.coordinates.refinement import LandmarkRefiner
+from reloc.methods.coordinates.refiner import LandmarkRefiner
 from reloc.methods.coordinates.update import update_map
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation

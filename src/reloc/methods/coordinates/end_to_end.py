@@ -378,9 +378,8 @@ class HypothesisLocalizer(CoordinatesLocalizer):
         if not (enough and bool(refined.valid_BH)):
             return PoseEstimate(None)
         covariance = refined.covariance_BH66[0, 0]
-        center_from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -self._center_3)
         return PoseEstimate(
-            cam_from_world=refined.cam_from_world[0, 0] @ center_from_world,
+            cam_from_world=refined.cam_from_world[0, 0] @ self._center_from_world,
             covariance=self._growth * (covariance + covariance.mT) / 2,
             num_inliers=num_inliers,
             inlier_ratio=inlier_ratio,

@@ -19,12 +19,13 @@ from torch.nn import functional
 
 from reloc.contract import Run, Tensors
 from reloc.estimation.trials import covariance_scale
+from reloc.input_error import InputError
 from reloc.methods.coordinates.cameras import MappingCameras, mapping_cameras
 from reloc.methods.coordinates.cells import encode_cells, known_depth, learned_and_left_out
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.landmark_placing import Placed, placed_again
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
-from reloc.methods.coordinates.map_tensors import GROWTH, landmark_tensors
+from reloc.methods.coordinates.map_tensors import GROWTH, REFINED, landmark_tensors
 from reloc.nn.encoder import STRIDE
 from reloc.nn.landmarks import Landmarks, keys_of, principal_basis
 from reloc.scenes.scene import View
@@ -36,6 +37,8 @@ _FEWEST = 100
 _LOOKED_AT = 1.5
 # Sightings that must agree, a landmark's own cell among them.
 _MIN_AGREEING = 3
+# Mapping views that tell whether answers are better refined.
+_JUDGING_VIEWS = 17
 # In cells: how far apart landmarks lie that a query's cell may show together.
 _REACH_CELLS = 2.0
 
@@ -74,10 +77,53 @@ def place_landmarks(
     tensors = landmark_tensors(landmarks, cameras)
     if replay_cells:
         tensors |= cells.sample(replay_cells, run.seed).tensors()
+    tried = [views[index] for index in trials]
+    # Few scenes have as many views to leave out: learned ones, too, tell which of two is nearer.
+    others = learned[:: max(1, len(learned) // (_JUDGING_VIEWS - len(tried) + 1))]
+    judging = (tried + [views[index] for index in others])[:_JUDGING_VIEWS]
+    if _refinement_helps(encoder, tensors, judging, config, run):
+        tensors[REFINED] = torch.tensor(1)
     asked = CoordinatesLocalizer(encoder, tensors, config, run)
-    growth = covariance_scale(asked, [views[index] for index in trials], run)
+    growth = covariance_scale(asked, tried, run)
     run.log.info("errors are %.1f times their sigmas", growth**0.5)
     return {**tensors, GROWTH: torch.tensor(growth, dtype=torch.float64)}
+
+
+def _refinement_helps(
+    encoder: nn.Module,
+    tensors: dict[str, Tensor],
+    views: Sequence[View],
+    config: CoordinatesConfig,
+    run: Run,
+) -> bool:
+    """Whether answers to mapping views come nearer when they are refined.
+
+    Where intrinsics are exact they do, by half; where they are not, landmarks at the border of the
+    image pull poses away.
+    """
+    asked = [
+        CoordinatesLocalizer(encoder, held, config, run)
+        for held in (tensors, {**tensors, REFINED: torch.tensor(1)})
+    ]
+    ratios = []
+    for view in run.progress.track(views, "trying refinement"):
+        try:
+            query = view.query(with_depth=False)
+        except InputError:
+            # `covariance_scale` names it.
+            continue
+        plain, refined = (localizer.localize([query])[0].cam_from_world for localizer in asked)
+        if plain is not None and refined is not None:
+            before, after = (
+                float((pose.inverse().translation - view.center_world).norm())
+                for pose in (plain, refined)
+            )
+            ratios.append(after / max(before, 1e-12))
+    if len(ratios) < _JUDGING_VIEWS // 2:
+        return False
+    ratio = float(torch.tensor(ratios).median())
+    run.log.info("refined, errors are %.2f times as large", ratio)
+    return ratio < 1
 
 
 def find_landmarks(

@@ -15,8 +15,9 @@ from reloc.estimation.absolute import estimate_absolute_pose
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.global_codes import with_global
-from reloc.methods.coordinates.map_tensors import GROWTH, any_head_of
+from reloc.methods.coordinates.map_tensors import GROWTH, REFINED, any_head_of
 from reloc.methods.coordinates.points import predicted
+from reloc.methods.coordinates.refinement import LandmarkFit
 from reloc.nn.descriptors.descriptor import Descriptor
 from reloc.nn.encoder import STRIDE, cell_centers
 from reloc.nn.landmarks import LandmarkHead
@@ -134,6 +135,7 @@ class CoordinatesLocalizer:
     ) -> None:
         self._config, self._run = config, run
         self._center_3, self._scale = tensors["center_3"], float(tensors["scale"])
+        self._center_from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -self._center_3)
         self._growth = float(tensors[GROWTH])
         self._encoder = encoder.to(run.device)
         head = head or any_head_of(tensors, config, run.device)
@@ -141,6 +143,7 @@ class CoordinatesLocalizer:
             self.max_cells, self._predicted_share = _MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE
         self._head = head.eval().requires_grad_(False)
         self._descriptor = descriptor
+        self._refinement = LandmarkFit(tensors, config, run.seed) if REFINED in tensors else None
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
         """One estimate for each query, each for itself."""
@@ -164,7 +167,35 @@ class CoordinatesLocalizer:
         head_ms = watch.lap_ms()
         answer = self._pose(encoded.query, pixels_N2, points_N3)
         stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": watch.lap_ms()}
+        if self._refinement is not None and answer.cam_from_world is not None:
+            answer = self._refined(self._refinement, encoded, answer, pixels_N2, points_N3)
+            stages_ms["refine"] = watch.lap_ms()
         return replace(answer, stage_ms=stages_ms)
+
+    def _refined(
+        self,
+        landmarks: LandmarkFit,
+        encoded: EncodedQuery,
+        answer: PoseEstimate,
+        pixels_N2: Tensor,
+        points_N3: Tensor,
+    ) -> PoseEstimate:
+        """The answer with the pose of the landmarks around; how sure it is stays as it was."""
+        assert answer.cam_from_world is not None
+        camera = answer.camera or encoded.query.camera
+        center_from_world = self._center_from_world
+        start = answer.cam_from_world @ center_from_world.inverse()
+        found = landmarks.fit(encoded.pixels_N2, encoded.codes_NC, camera, start, from_far=False)
+        if found is None:
+            return answer
+        pose = found.cam_from_world
+        if landmarks.holds(pose, start, pixels_N2, points_N3, camera) is None:
+            return answer
+        return replace(
+            answer,
+            cam_from_world=pose @ center_from_world,
+            covariance=self._growth * found.covariance,
+        )
 
     @torch.no_grad()
     def points(self, encoded: EncodedQuery) -> tuple[Tensor, Tensor]:
@@ -209,9 +240,8 @@ class CoordinatesLocalizer:
         )
         if found is None or found.inlier_ratio < config.min_inlier_ratio:
             return PoseEstimate(None)
-        center_from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -self._center_3)
         return PoseEstimate(
-            cam_from_world=found.cam_from_world @ center_from_world,
+            cam_from_world=found.cam_from_world @ self._center_from_world,
             covariance=self._growth * found.covariance,
             num_inliers=found.num_inliers,
             inlier_ratio=found.inlier_ratio,

@@ -16,6 +16,8 @@ from reloc.nn.landmarks import LandmarkHead, Landmarks
 from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
 
 HEAD, LANDMARKS, GROWTH = "head.", "landmarks.", "covariance_scale"
+# Held by maps whose answers are refined on their landmarks.
+REFINED = "refined"
 _ENCODER = "encoder_sha256"
 
 

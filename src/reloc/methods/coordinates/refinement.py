@@ -1,4 +1,4 @@
-"""Poses of any method, refined on the landmarks of a map: `reloc localize --refine`.
+"""A pose that is about right, fitted to the landmarks that it says should be seen.
 
 The idea is PixLoc's (Sarlin et al., "Back to the feature: learning robust camera localization from
 pixels to pose", CVPR 2021): a pose that is about right says where each scene point should be seen,
@@ -9,14 +9,14 @@ is as accurate on our encoder's codes, begins from further off, and takes one st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.contract import Tensors
 from reloc.estimation.absolute import (
+    AbsolutePose,
     estimate_absolute_pose,
     refine_absolute_pose,
     reprojection_error_px,
@@ -24,15 +24,8 @@ from reloc.estimation.absolute import (
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
-from reloc.methods.coordinates.localizer import (
-    CoordinatesLocalizer,
-    EncodedQuery,
-    confidence,
-    encode_queries,
-)
 from reloc.methods.coordinates.map_tensors import landmarks_of
 from reloc.nn.landmarks import keys_of
-from reloc.scenes.scene import Query
 
 # In cells: how far from its projection a landmark is looked for, first and last.
 _FAR_CELLS, _NEAR_CELLS = 8, 2
@@ -48,89 +41,79 @@ _LOSS_SCALE_PX = 1.0
 _LEAST_KEPT = 0.75
 
 
-class LandmarkRefiner:
-    """Refines poses in the world of a map of landmarks.
+class LandmarkFit:
+    """Fits poses to landmarks. All is about their origin, where they are as a map has them.
 
     Args:
-        encoder: of the codes.
         tensors: a map of landmarks.
         config: of the map.
-        run: device, seed, precision.
+        seed: of the sampling.
     """
 
-    def __init__(
-        self, encoder: nn.Module, tensors: Tensors, config: CoordinatesConfig, run: Run
-    ) -> None:
-        self._config, self._run = config, run
-        self._encoder = encoder.to(run.device)
-        self._cells = CoordinatesLocalizer(encoder, tensors, config, run)
+    def __init__(self, tensors: Tensors, config: CoordinatesConfig, seed: int) -> None:
+        self._config, self._seed = config, seed
         landmarks = landmarks_of(tensors)
         self._keys_LD, self._basis_CD = landmarks.keys_LD, landmarks.basis_CD
         self._points_L3 = landmarks.points_L3.double() * float(tensors["scale"])
-        self._from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -tensors["center_3"])
-        self._growth = float(tensors["covariance_scale"])
 
-    def refine(
-        self, queries: Sequence[Query], estimates: Sequence[PoseEstimate]
-    ) -> list[PoseEstimate]:
-        """The same estimates with better poses, or as they are where nothing agrees with them.
+    def fit(
+        self,
+        pixels_N2: Tensor,
+        codes_NC: Tensor,
+        camera: Camera,
+        start: Rigid3d,
+        *,
+        from_far: bool,
+    ) -> AbsolutePose | None:
+        """The pose by the landmarks that are seen near where `start` puts them; None without any.
 
-        Declined queries stay declined. A refined pose has the confidence, inliers and covariance
-        that it has by the landmarks, whatever the method's own were.
+        Args:
+            pixels_N2: the middles of all cells of an image, row by row.
+            codes_NC: of the cells.
+            camera: of the image; its focal length stays as it is.
+            start: cam_from_center.
+            from_far: whether `start` may be off by some cells, not by a part of one.
         """
-        return [
-            self._refine(query, estimate)
-            for query, estimate in zip(queries, estimates, strict=True)
-        ]
-
-    def _refine(self, query: Query, estimate: PoseEstimate) -> PoseEstimate:
-        if estimate.cam_from_world is None:
-            return estimate
-        [encoded] = encode_queries(self._encoder, [query], self._config.short_side_px, self._run)
-        camera = estimate.camera or query.camera
         camera = replace(camera, has_prior_focal=True)
-        keys_YXD = self._keys(encoded)
-        scale = min(query.image.shape[-2:]) / self._config.short_side_px
+        columns = int(pixels_N2[:, 0].argmax()) + 1
+        keys_ND = keys_of(codes_NC.cpu(), self._basis_CD)
+        keys_YXD = keys_ND.reshape(-1, columns, keys_ND.shape[1])
+        scale = min(camera.width, camera.height) / self._config.short_side_px
         max_error_px = scale * self._config.max_error_px
-        # About the origin of the landmarks, as they are.
-        start = estimate.cam_from_world @ self._from_world.inverse()
+        if from_far:
+            seen = self._seen(keys_YXD, start, camera, _FAR_CELLS, _MOST_FROM_FAR)
+            found = estimate_absolute_pose(*seen, camera, max_error_px, seed=self._seed)
+            if found is None:
+                return None
+            start = found.cam_from_world
+        seen = self._seen(keys_YXD, start, camera, _NEAR_CELLS)
+        return refine_absolute_pose(*seen, camera, start, max_error_px, scale * _LOSS_SCALE_PX)
 
-        pixels_N2, points_N3 = self._seen(keys_YXD, start, camera, _FAR_CELLS, _MOST_FROM_FAR)
-        found = estimate_absolute_pose(
-            pixels_N2, points_N3, camera, max_error_px, seed=self._run.seed
-        )
-        if found is None:
-            return estimate
-        pixels_N2, points_N3 = self._seen(keys_YXD, found.cam_from_world, camera, _NEAR_CELLS)
-        best = refine_absolute_pose(
-            pixels_N2,
-            points_N3,
-            camera,
-            found.cam_from_world,
-            max_error_px,
-            scale * _LOSS_SCALE_PX,
-        )
-        if best is None:
-            return estimate
-        agreeing = self._agreeing(encoded, best.cam_from_world, camera, max_error_px)
-        before = self._agreeing(encoded, start, camera, max_error_px)
-        if agreeing < max(_LEAST_KEPT * before, self._config.min_inlier_ratio):
-            return estimate
-        return replace(
-            estimate,
-            cam_from_world=best.cam_from_world @ self._from_world,
-            covariance=self._growth * best.covariance,
-            num_inliers=best.num_inliers,
-            inlier_ratio=agreeing,
-            confidence=confidence(agreeing, of_landmarks=True),
-        )
+    def holds(
+        self, refined: Rigid3d, start: Rigid3d, pixels_N2: Tensor, points_N3: Tensor, camera: Camera
+    ) -> float | None:
+        """Share of the cells that agree with a refined pose; None where it is worse than `start`.
 
-    def _keys(self, encoded: EncodedQuery) -> Tensor:
-        """Keys (rows, columns, D) of the cells, which are in order of rows."""
-        across_N = encoded.pixels_N2[:, 0]
-        columns = int(across_N.argmax()) + 1
-        keys_ND = keys_of(encoded.codes_NC.cpu(), self._basis_CD)
-        return keys_ND.reshape(-1, columns, keys_ND.shape[1])
+        Args:
+            refined: cam_from_center.
+            start: what it was before.
+            pixels_N2: the middles of cells.
+            points_N3: that the map says they show.
+            camera: of the image.
+        """
+        scale = min(camera.width, camera.height) / self._config.short_side_px
+        after, before = (
+            float(
+                (
+                    reprojection_error_px(pose, pixels_N2.double(), points_N3.double(), camera)
+                    < scale * self._config.max_error_px
+                )
+                .double()
+                .mean()
+            )
+            for pose in (refined, start)
+        )
+        return after if after >= max(_LEAST_KEPT * before, self._config.min_inlier_ratio) else None
 
     def _seen(
         self,
@@ -161,16 +144,6 @@ class LandmarkRefiner:
         weight_NK = (cosine_NK / _TEMPERATURE).softmax(1).double()
         seen_N2 = (weight_NK[..., None] * (cell_NK2 + 0.5)).sum(1)
         return seen_N2 * cell_2, self._points_L3[index_N]
-
-    def _agreeing(
-        self, encoded: EncodedQuery, cam_from_center: Rigid3d, camera: Camera, max_error_px: float
-    ) -> float:
-        """Share of the cells whose points, as the map says them, agree with a pose."""
-        pixels_N2, points_N3 = self._cells.points(encoded)
-        error_px_N = reprojection_error_px(
-            cam_from_center, pixels_N2.double(), points_N3.double(), camera
-        )
-        return float((error_px_N < max_error_px).double().mean())
 
 
 def _around(

@@ -29,6 +29,7 @@ from reloc.methods.coordinates.localizer import CoordinatesLocalizer
 from reloc.methods.coordinates.looks import add_looks
 from reloc.methods.coordinates.map_tensors import (
     GROWTH,
+    REFINED,
     any_head_of,
     encoder_of,
     head_of,
@@ -137,6 +138,8 @@ def _teach(
         taught = _trained_further(tensors, old, new, config, loss, run)
     num_kept = round(old.num_views / (old.num_views + new.num_views) * len(old))
     kept = old.sample(num_kept, run.seed).joined(new.sample(len(old) - num_kept, run.seed))
+    if REFINED in tensors:
+        taught = {**taught, REFINED: tensors[REFINED]}
     asked = CoordinatesLocalizer(encoder, taught, config, run)
     growth = covariance_scale(asked, [views[index] for index in trials], run)
     growth = max(growth, float(tensors[GROWTH]))
