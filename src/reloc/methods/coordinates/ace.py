@@ -187,6 +187,8 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     presets={
+        # Half the pixels, and two thirds of the time of a query.
+        "fast": AceConfig(short_side_px=320),
         # The paper's head, in a minute or two.
         "layers": _LAYERS,
         # The same for queries from places and directions that no mapping view has: more looks of
