@@ -17,6 +17,7 @@ from reloc.estimation.two_photos import TwoPhotosConfig, describe_photo, relate_
 from reloc.geometry.camera import Camera
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
+from reloc.nn.matchers import MATCHED_FEATURES, MatcherChoice
 from reloc.progress import Progress
 from reloc.scenes.images import query_from_image, read_depth, read_header
 from reloc.scenes.scene import Query
@@ -48,8 +49,12 @@ class RelateArguments(CommonArguments):
     """Depth map of B."""
     depth_unit: float = 1e-3
     """Metres of one step of the depth maps."""
-    features: Literal["sift", "orb"] = "sift"
-    """Detector and descriptor."""
+    features: Literal["sift", "orb", "superpoint"] = "sift"
+    """Detector and descriptor; the weights of superpoint are looked for in the folder
+    RELOC_WEIGHTS."""
+    matcher: MatcherChoice = "nearest"
+    """Nearest neighbours, or a network that sees both photos: it needs --features superpoint and
+    weights of its own in that folder, and its time grows with the square of the keypoints."""
     solver: Literal["auto", "essential", "pnp", "kabsch"] = "auto"
     """essential: five points, the length from depth where there is any; pnp: points with depth in A
     (or, under auto, in B); kabsch: points with depth in both. auto: pnp with depth, else
@@ -66,6 +71,7 @@ def _run(arguments: RelateArguments, progress: Progress) -> Answer:
         features=arguments.features,
         max_keypoints=arguments.max_keypoints,
         solver=None if arguments.solver == "auto" else arguments.solver,
+        matcher=arguments.matcher,
     )
     photos = [
         _photo(arguments.first, arguments.depth_a, arguments),
@@ -85,6 +91,8 @@ def _check(arguments: RelateArguments) -> None:
         raise InputError(f"--solver pnp needs --depth-a{hint}")
     if arguments.solver == "kabsch" and not (has_a and has_b):
         raise InputError("--solver kabsch needs --depth-a and --depth-b")
+    if arguments.matcher != "nearest" and arguments.features != MATCHED_FEATURES:
+        raise InputError(f"--matcher {arguments.matcher} needs --features {MATCHED_FEATURES}")
     if arguments.focal is not None and not (math.isfinite(arguments.focal) and arguments.focal > 0):
         raise InputError(f"--focal {arguments.focal:g}: give a positive number of pixels")
     if not (math.isfinite(arguments.depth_unit) and arguments.depth_unit > 0):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import torch
@@ -16,6 +16,7 @@ from reloc.estimation.relative import (
     estimate_relative_pose,
 )
 from reloc.nn.local_features import FeatureKind, LocalFeatures, extract_features
+from reloc.nn.matchers import ImageKeypoints, MatcherChoice, check_matcher, load_matcher
 from reloc.scenes.scene import Query
 
 
@@ -30,6 +31,7 @@ class TwoPhotosConfig:
         max_ratio: nearest over second nearest distance up to which a match counts.
         max_error_px: of the reduced photos, up to which a match agrees with a pose.
         solver: None: PnP where a photo has depth, else the essential matrix.
+        matcher: nearest neighbours, or a network for the features superpoint.
     """
 
     features: FeatureKind = "sift"
@@ -38,6 +40,10 @@ class TwoPhotosConfig:
     max_ratio: float = 0.8
     max_error_px: float = 1.5
     solver: RelativeSolver | None = None
+    matcher: MatcherChoice = "nearest"
+
+    def __post_init__(self) -> None:
+        check_matcher(self.matcher, self.features)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,9 +73,7 @@ def describe_photo(photo: Query, config: TwoPhotosConfig) -> DescribedPhoto:
         image = torch.from_numpy(reduced).permute(2, 0, 1)
     features = extract_features(image, config.features, config.max_keypoints)
     scale_2 = torch.tensor(photo.image.shape[:0:-1]) / torch.tensor(image.shape[:0:-1])
-    in_photo = LocalFeatures(
-        features.keypoints_N2 * scale_2, features.descriptors_ND, features.scales_N
-    )
+    in_photo = replace(features, keypoints_N2=features.keypoints_N2 * scale_2)
     depth_N = None
     if photo.depth is not None:
         columns, rows = in_photo.keypoints_N2.long().unbind(-1)
@@ -86,10 +90,11 @@ def relate_photos(
 
     By PnP where the first photo has depth, with the photos exchanged where only the second has;
     else by the essential matrix, and up to scale. None where the matches agree on no pose.
+
+    Raises:
+        InputError: the matcher's weights are not there.
     """
-    matches_M2 = match_mutual(
-        first.features.descriptors_ND, second.features.descriptors_ND, config.max_ratio
-    )
+    matches_M2 = _matched(first, second, config)
     seen = _correspondences(first, second, matches_M2)
     max_error_px = config.max_error_px * max(first.pixel, second.pixel)
     solver = config.solver
@@ -101,6 +106,18 @@ def relate_photos(
         found = estimate_relative_pose(exchanged, solver, max_error_px, seed)
         return found and _inverted(found), seen
     return estimate_relative_pose(seen, solver, max_error_px, seed), seen
+
+
+def _matched(first: DescribedPhoto, second: DescribedPhoto, config: TwoPhotosConfig) -> Tensor:
+    if config.matcher == "nearest":
+        return match_mutual(
+            first.features.descriptors_ND, second.features.descriptors_ND, config.max_ratio
+        )
+    one, other = (
+        ImageKeypoints.of(photo.features, (photo.query.image.shape[2], photo.query.image.shape[1]))
+        for photo in (first, second)
+    )
+    return load_matcher(config.matcher)(one, other).pairs_M2
 
 
 def _correspondences(
