@@ -173,7 +173,7 @@ class Method(Generic[ConfigT]):
         presets: variants, named on the command line as `method:preset`.
         expected_failures: law of the conformance tests to the reason why this row breaks it.
         maps_depth: reads `View.read_depth` of mapping views that have it, and no depth of queries.
-        uses_depth: reads `Query.depth`, too: queries are asked with their depth, where they have it.
+        uses_depth: reads `Query.depth`, too: queries are asked with their depth if they have it.
         needs_depth: with its default settings, a query without depth is an InputError.
         update: gets what build_map returned, new mapping views, and the map's own config; None
             where maps of the method cannot learn more.
