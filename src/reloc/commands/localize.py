@@ -71,6 +71,8 @@ def _run(arguments: LocalizeArguments, progress: Progress) -> Answer:
     map_ = Map.load(arguments.map)
     refine_on = None if arguments.refine is None else Map.load(arguments.refine)
     queries, notes = _queries(arguments)
+    if refine_on is not None:
+        notes += _other_views(map_, refine_on)
     estimates = steps.localize(map_, queries, run, arguments.batch_size, refine_on)
     estimates.write(arguments.out)
     unit = "m" if map_.provenance.metric else "units"
@@ -90,6 +92,17 @@ def _run(arguments: LocalizeArguments, progress: Progress) -> Answer:
         "answers": [_values(name, answer) for name, answer in estimates.by_name.items()],
     }
     return Answer(values, _lines(arguments, estimates, values, unit))
+
+
+def _other_views(map_: Map, refine_on: Map) -> list[str]:
+    """What to say where two maps are of other views, as of another split of the scene."""
+    own, other = map_.provenance.num_views, refine_on.provenance.num_views
+    if own == other:
+        return []
+    return [
+        f"the map is of {own} views and that of --refine of {other}: if one of them has seen the "
+        "queries, errors are too small"
+    ]
 
 
 def _stages_ms(estimates: PoseEstimates) -> dict[str, float]:

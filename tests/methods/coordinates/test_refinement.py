@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
+from reloc.cli import main
 from reloc.contract import PoseEstimate, Run
 from reloc.evaluation.report import Threshold
 from reloc.geometry.rigid3d import Rigid3d
@@ -80,3 +84,22 @@ def test_maps_that_cannot_refine_are_refused_in_one_line(small_room: Scene, exac
     layers = {name: value for name, value in exact_map.tensors.items() if "landmarks" not in name}
     with pytest.raises(InputError, match="a map of layers cannot refine poses"):
         open_refiner(replace(exact_map, tensors=layers), RUN)
+
+
+def test_maps_of_other_views_are_told_apart(
+    small_room: Scene, exact_map: Map, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where one is of another split, and has seen the queries."""
+    exact_map.save(tmp_path / "exact")
+    view = small_room.queries[0]
+    rgb = view.query().image.permute(1, 2, 0).numpy()
+    cv2.imwrite(str(tmp_path / "photo.png"), np.ascontiguousarray(rgb[..., ::-1]))
+    for number in (20, 40):
+        some = replace(small_room, mapping=small_room.mapping[:number])
+        build_map("thumbnail", some, None, RUN).save(tmp_path / f"near-{number}")
+        focal = f"--focal={float(view.camera.focal[0])}"
+        words = ["localize", str(tmp_path / f"near-{number}"), str(tmp_path / "photo.png"), focal]
+        words += ["--refine", str(tmp_path / "exact"), "--out", str(tmp_path / f"{number}.jsonl")]
+        assert main(words) == 0
+        said = capfd.readouterr().out
+        assert ("of 20 views and that of --refine of 40" in said) == (number == 20)
