@@ -214,13 +214,13 @@ def judge(
     guess_P33 = lesson.pairs.guess.turn_B33.double()
     true_turn = left.rotation @ guess_P33
     length_P = left.translation.norm(dim=-1)
+    guess_error_deg = angle_between_rad(true_turn, guess_P33).rad2deg()
+    network_error_deg = angle_between_rad(found.rotation, true_turn).rad2deg()
     figures = {
         "pairs": float(len(index_P)),
         "median_distance_m": float(length_P.median()),
-        "guess_median_error_deg": float(angle_between_rad(true_turn, guess_P33).rad2deg().median()),
-        "network_median_error_deg": float(
-            angle_between_rad(found.rotation, true_turn).rad2deg().median()
-        ),
+        "guess_median_error_deg": float(guess_error_deg.median()),
+        "network_median_error_deg": float(network_error_deg.median()),
     }
     if HEADS[config.head].has_scale:
         error_P = (found.translation - left.translation).norm(dim=-1)
