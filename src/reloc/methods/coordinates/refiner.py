@@ -12,7 +12,7 @@ from reloc.contract import PoseEstimate, Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer, confidence, encode_queries
-from reloc.methods.coordinates.map_tensors import GROWTH
+from reloc.methods.coordinates.map_tensors import GROWTH, REFINED
 from reloc.methods.coordinates.refinement import LandmarkFit
 from reloc.scenes.scene import Query
 
@@ -35,7 +35,7 @@ class LandmarkRefiner:
         self._cells = CoordinatesLocalizer(encoder, tensors, config, run)
         self._landmarks = LandmarkFit(tensors, config, run.seed)
         self._center_from_world = Rigid3d(torch.eye(3, dtype=torch.float64), -tensors["center_3"])
-        self._growth = float(tensors[GROWTH])
+        self._growth, self._fitted = float(tensors[GROWTH]), REFINED in tensors
 
     def refine(
         self, queries: Sequence[Query], estimates: Sequence[PoseEstimate]
@@ -65,10 +65,13 @@ class LandmarkRefiner:
         agreeing = self._landmarks.holds(found.cam_from_world, start, pixels_N2, points_N3, camera)
         if agreeing is None:
             return estimate
+        # Where the map's trust in covariances is fitted to poses from fewer cells, more landmarks
+        # than cells count as no more: neighbours err alike.
+        alike = 1.0 if self._fitted else max(1.0, found.num_inliers / self._cells.max_cells)
         return replace(
             estimate,
             cam_from_world=found.cam_from_world @ self._center_from_world,
-            covariance=self._growth * found.covariance,
+            covariance=alike * self._growth * found.covariance,
             num_inliers=found.num_inliers,
             inlier_ratio=agreeing,
             confidence=confidence(agreeing, of_landmarks=True),
