@@ -86,6 +86,22 @@ def test_maps_that_cannot_refine_are_refused_in_one_line(small_room: Scene, exac
         open_refiner(replace(exact_map, tensors=layers), RUN)
 
 
+def test_a_focal_length_that_nobody_said_is_estimated(small_room: Scene, exact_map: Map) -> None:
+    """It is guessed a tenth off: poses fitted with the guess would be off in depth by as much."""
+    found = []
+    for view in small_room.queries:
+        query = view.query()
+        focal = float(view.camera.focal[0])
+        guessed = view.camera.with_focal(1.1 * focal, has_prior_focal=False)
+        start = PoseEstimate(view.cam_from_world)
+        asked = Query("guess", query.image, guessed)
+        (answer,) = open_refiner(exact_map, RUN).refine([asked], [start])
+        if answer.camera is not None:
+            found.append(abs(float(answer.camera.focal[0]) / focal - 1))
+    assert len(found) >= 0.5 * len(small_room.queries)
+    assert float(torch.tensor(found).median()) < 0.03
+
+
 def test_maps_of_other_views_are_told_apart(
     small_room: Scene, exact_map: Map, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

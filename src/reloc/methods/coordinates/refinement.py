@@ -70,11 +70,10 @@ class LandmarkFit:
         Args:
             pixels_N2: the middles of all cells of an image, row by row.
             codes_NC: of the cells.
-            camera: of the image; its focal length stays as it is.
+            camera: of the image; without a prior focal length, that is estimated from far, too.
             start: cam_from_center.
             from_far: whether `start` may be off by some cells, not by a part of one.
         """
-        camera = replace(camera, has_prior_focal=True)
         columns = int(pixels_N2[:, 0].argmax()) + 1
         keys_ND = keys_of(codes_NC.cpu(), self._basis_CD)
         keys_YXD = keys_ND.reshape(-1, columns, keys_ND.shape[1])
@@ -85,7 +84,8 @@ class LandmarkFit:
             found = estimate_absolute_pose(*seen, camera, max_error_px, seed=self._seed)
             if found is None:
                 return None
-            start = found.cam_from_world
+            start, camera = found.cam_from_world, found.camera
+        camera = replace(camera, has_prior_focal=True)
         seen = self._seen(keys_YXD, start, camera, _NEAR_CELLS)
         return refine_absolute_pose(*seen, camera, start, max_error_px, scale * _LOSS_SCALE_PX)
 

@@ -54,7 +54,9 @@ class LandmarkRefiner:
         if estimate.cam_from_world is None:
             return estimate
         [encoded] = encode_queries(self._encoder, [query], self._config.short_side_px, self._run)
-        camera = estimate.camera or query.camera
+        camera = query.camera
+        if estimate.camera is not None:
+            camera = replace(estimate.camera, has_prior_focal=True)
         start = estimate.cam_from_world @ self._center_from_world.inverse()
         found = self._landmarks.fit(
             encoded.pixels_N2, encoded.codes_NC, camera, start, from_far=True
@@ -62,7 +64,9 @@ class LandmarkRefiner:
         if found is None:
             return estimate
         pixels_N2, points_N3 = self._cells.points(encoded)
-        agreeing = self._landmarks.holds(found.cam_from_world, start, pixels_N2, points_N3, camera)
+        agreeing = self._landmarks.holds(
+            found.cam_from_world, start, pixels_N2, points_N3, found.camera
+        )
         if agreeing is None:
             return estimate
         # Where the map's trust in covariances is fitted to poses from fewer cells, more landmarks
@@ -72,6 +76,7 @@ class LandmarkRefiner:
             estimate,
             cam_from_world=found.cam_from_world @ self._center_from_world,
             covariance=alike * self._growth * found.covariance,
+            camera=estimate.camera if camera.has_prior_focal else found.camera,
             num_inliers=found.num_inliers,
             inlier_ratio=agreeing,
             confidence=confidence(agreeing, of_landmarks=True),
