@@ -20,6 +20,7 @@ from reloc.progress import Progress, Silent
 from reloc.scenes.scene import Query, View
 
 Tensors = Mapping[str, Tensor]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
 ConfigT = TypeVar("ConfigT")
 
 
@@ -140,7 +141,8 @@ class Run:
     Attributes:
         device: of tensors: "cpu", "cuda", "cuda:1", "mps".
         seed: of everything random; the same seed gives the same map.
-        precision: of heavy arithmetic; "auto" takes bf16 where it is fast.
+        precision: of heavy arithmetic; "auto" takes what the device is fast at. "int8" is for the
+            shared encoder, on the processor; all else is fp32 then.
         progress: what long work reports to.
         log: what a method has to say.
         checkpoint_folder: where build_map may keep what it needs to go on after it was stopped;
@@ -149,7 +151,7 @@ class Run:
 
     device: str = "cpu"
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     progress: Progress = field(default_factory=Silent)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("reloc"))
     checkpoint_folder: Path | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -15,6 +15,7 @@ from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.fitting import Fitting
 from reloc.commands.options import default_threads
 from reloc.commands.parsing import parse_command, parse_scene
+from reloc.contract import Precision
 from reloc.evaluation.tables import figure_tables
 from reloc.input_error import InputError
 from reloc.progress import Progress
@@ -39,7 +40,7 @@ class BenchArguments(CommonArguments):
     """A row for each."""
     device: str = "cpu"
     """Of tensors: cpu, cuda, cuda:1, mps."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """Of heavy arithmetic."""
     threads: int | None = None
     """Processor threads; None: OMP_NUM_THREADS, else all cores."""

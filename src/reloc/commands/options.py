@@ -6,11 +6,11 @@ import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from reloc.contract import Run
+from reloc.contract import Precision, Run
 from reloc.input_error import InputError
 from reloc.progress import Progress
 from reloc.scenes import LoadOptions
@@ -24,8 +24,9 @@ class MachineOptions:
     """Of tensors: cpu, cuda, cuda:1, mps."""
     seed: int = 0
     """Of everything random: the same seed gives the same map."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of heavy arithmetic; auto takes bf16 where it is fast."""
+    precision: Precision = "auto"
+    """Of heavy arithmetic; auto takes what the machine is fast at, int8 for the shared encoder
+    included."""
     threads: int | None = None
     """Processor threads; None: OMP_NUM_THREADS, else all cores."""
 

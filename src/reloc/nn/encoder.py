@@ -15,7 +15,7 @@ from torch.nn import functional
 
 STRIDE = 8
 # Grey values of photos, roughly: what makes them zero mean and unit variance.
-_GREY_MEAN, _GREY_STD = 0.45, 0.25
+GREY_MEAN, GREY_STD = 0.45, 0.25
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,14 @@ class Encoder(nn.Module):
             # Without normalisation layers, blocks that begin small keep the variance in bounds.
             nn.init.normal_(block.second.weight, std=1e-2)  # pyright: ignore
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and images have to be."""
+        return self.project.weight.device
+
     def forward(self, grey_B1HW: Tensor) -> Tensor:
         """Codes (B, C, H // 8, W // 8) with mean square 1, from grey values in [0, 1]."""
-        hidden = self.blocks(self.stem((grey_B1HW - _GREY_MEAN) / _GREY_STD))
+        hidden = self.blocks(self.stem((grey_B1HW - GREY_MEAN) / GREY_STD))
         code = self.project(functional.relu(hidden)).float()
         return functional.normalize(code, dim=1) * self.size.code**0.5
 

@@ -123,20 +123,24 @@ class LandmarkHead(nn.Module):
         if self._lists is None or keys_ND.device.type != "cpu":
             cosine_NK, index_NK = (keys_ND @ self.keys.T).topk(count, dim=1)
             return cosine_NK, index_NK
-        cosine, index = self._lists.search(keys_ND.numpy(), count)
-        cosine_NK, index_NK = torch.from_numpy(cosine), torch.from_numpy(index)
+        _, index = self._lists.search(keys_ND.numpy(), count)
+        index_NK = torch.from_numpy(index)
         # Lists may hold too few: the first stands for those that are missing.
-        found_NK = index_NK >= 0
-        index_NK = torch.where(found_NK, index_NK, index_NK[:, :1].clamp_min(0))
-        return torch.where(found_NK, cosine_NK, cosine_NK[:, :1].clamp_min(-1.0)), index_NK
+        index_NK = torch.where(index_NK >= 0, index_NK, index_NK[:, :1].clamp_min(0))
+        # The lists are in half precision.
+        return (self.keys[index_NK] @ keys_ND[..., None])[..., 0], index_NK
 
 
-def _lists(keys_LD: Tensor) -> faiss.IndexIVFFlat:
-    """Keys sorted by k-means; the same keys give the same lists."""
+def _lists(keys_LD: Tensor) -> faiss.IndexIVF:
+    """Keys sorted by k-means, in half precision; the same keys give the same lists."""
     count, length = keys_LD.shape
     num_lists = max(1, round(_LISTS_PER_ROOT * count**0.5))
-    lists = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(length), length, num_lists, faiss.METRIC_INNER_PRODUCT
+    lists = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(length),
+        length,
+        num_lists,
+        faiss.ScalarQuantizer.QT_fp16,
+        faiss.METRIC_INNER_PRODUCT,
     )
     lists.cp.niter, lists.cp.seed = _LEARNING_STEPS, 0
     lists.nprobe = _LOOKED_IN

@@ -13,7 +13,8 @@ from reloc.nn.encoder import grey_from_rgb
 from reloc.nn.features import alike, corners, r2d2, superpoint
 from reloc.nn.local_features import LearnedKind, LocalFeatures, quantised
 from reloc.nn.precision import autocast
-from reloc.nn.weights import encoder_path, load_encoder, with_published_weights
+from reloc.nn.shared_encoder import open_encoder
+from reloc.nn.weights import with_published_weights
 
 # Images with a shorter side are smaller than what the networks look at.
 _MIN_SIDE_PX = 16
@@ -62,7 +63,7 @@ def extract_learned(image: Tensor, kind: LearnedKind, max_keypoints: int) -> Loc
 @lru_cache(maxsize=4)
 def _detector(kind: LearnedKind) -> Detect:
     if kind == "encoder":
-        encoder = load_encoder(encoder_path("base"), "base")
+        encoder = open_encoder("base", Run())
         return lambda image, count: corners.detect(encoder, grey_from_rgb(image)[0].numpy(), count)
     if kind == "superpoint":
         network = with_published_weights(superpoint.SuperPoint, kind)

@@ -1,4 +1,4 @@
-"""Arithmetic of networks: bf16 where the device is fast at it."""
+"""Arithmetic of networks: bf16, or 8-bit whole numbers, where the device is fast at them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 import torch
 
 from reloc.contract import Run
+from reloc.input_error import InputError
+from reloc.nn.int8_encoder import gain_by_int8
 
 # A layer of a small head; of so many tries the fastest counts, since others may be at work.
 _ROWS, _WIDTH, _TRIES = 1024, 256, 7
@@ -22,6 +24,21 @@ def uses_bf16(run: Run) -> bool:
     if run.device.startswith("cuda"):
         return torch.cuda.is_bf16_supported()
     return run.device == "cpu" and _processor_gains_by_bf16()
+
+
+def uses_int8(run: Run) -> bool:
+    """Whether the shared encoder of this run is in 8-bit whole numbers.
+
+    Raises:
+        InputError: that is asked for, and the device cannot do it.
+    """
+    if run.precision != "int8":
+        return run.precision == "auto" and run.device == "cpu" and gain_by_int8() > 1 / _WORTH
+    if run.device != "cpu":
+        raise InputError(f"--precision int8 is for --device cpu, not {run.device}: leave it out")
+    if not gain_by_int8():
+        raise InputError("--precision int8 is nothing that this processor can do: leave it out")
+    return True
 
 
 def autocast(run: Run) -> torch.autocast:

@@ -16,7 +16,8 @@ from torch import Tensor
 from reloc.contract import Run
 from reloc.input_error import InputError
 from reloc.nn.scene_agnostic import CoordinateDecoder, Decoded, KnownPoints, look_up
-from reloc.nn.weights import EncoderName, encoder_path, load_encoder
+from reloc.nn.shared_encoder import open_encoder
+from reloc.nn.weights import EncoderName
 from reloc.provenance import training_record, working_copy_commit
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
@@ -94,7 +95,7 @@ def pretrain_decoder(config: PretrainSanetConfig, folder: Path, run: Run) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILE
     _refuse_another_run(config, run.seed, path.with_suffix(".json"))
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
+    encoder = open_encoder(config.encoder, run)
     rendered = render_rooms(config.num_rooms, folder / "rooms", run)
     decoder = new_decoder(config, run)
     commit = working_copy_commit()

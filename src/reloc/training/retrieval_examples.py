@@ -14,8 +14,9 @@ from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.nn.descriptors.pooled import pool_codes
-from reloc.nn.encoder import STRIDE, Encoder, cell_centers
+from reloc.nn.encoder import STRIDE, cell_centers
 from reloc.nn.scene_agnostic import KnownPoints, LocalFrame, QueryPyramid
+from reloc.nn.shared_encoder import FrozenEncoder
 from reloc.training.buffer import encode, resized_grey
 from reloc.training.correspondences import disturb
 from reloc.training.room_pairs import RenderedRoom, points_shown
@@ -93,7 +94,7 @@ class Example:
     unit_m: float
 
 
-def encode_room(encoder: Encoder, room: RenderedRoom, number: int, run: Run) -> EncodedRoom:
+def encode_room(encoder: FrozenEncoder, room: RenderedRoom, number: int, run: Run) -> EncodedRoom:
     """All views of a room, each in its own size, light, exposure and focus, the same every time."""
     rng = np.random.default_rng((run.seed, number))
     views = []
@@ -111,7 +112,7 @@ def encode_room(encoder: Encoder, room: RenderedRoom, number: int, run: Run) -> 
 
 
 def _encoded(
-    encoder: Encoder, room: RenderedRoom, view: int, grey_HW: np.ndarray, run: Run
+    encoder: FrozenEncoder, room: RenderedRoom, view: int, grey_HW: np.ndarray, run: Run
 ) -> EncodedCells:
     height, width = grey_HW.shape
     codes_NC = encode(encoder, torch.from_numpy(grey_HW)[None], run)[0].cpu()

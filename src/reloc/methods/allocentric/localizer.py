@@ -20,8 +20,8 @@ from reloc.methods.allocentric.learning import diffused
 from reloc.methods.allocentric.memory import Asked, SpatialMemory
 from reloc.methods.allocentric.peak import Peak, find_peak
 from reloc.methods.allocentric.sightings import sight
-from reloc.nn.encoder import SIZES, Encoder
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
+from reloc.nn.encoder import SIZES
+from reloc.nn.shared_encoder import encoder_of_map
 from reloc.scenes.scene import Query
 
 NETWORK = "network."
@@ -42,14 +42,8 @@ class AllocentricLocalizer:
     """
 
     def __init__(self, tensors: Tensors, config: AllocentricConfig, run: Run) -> None:
-        if tensor_to_text(tensors["encoder_sha256"]) != [encoder_sha256(config.encoder)]:
-            raise InputError(
-                f"the map was built with another {config.encoder} encoder than this installation "
-                "has: build it again"
-            )
         self._config, self._run = config, run
-        encoder = load_encoder(encoder_path(config.encoder), config.encoder)
-        self._encoder: Encoder = encoder.to(run.device)
+        self._encoder = encoder_of_map(tensors, config.encoder, run)
         self._grid = open_grid(tensors)
         self._network = open_network(tensors, config, run)
         self._memory_MXY = tensors["memory"].float().to(run.device)

@@ -28,7 +28,7 @@ from reloc.methods.allocentric.learning import Lesson, sharpen, train
 from reloc.methods.allocentric.localizer import NETWORK, AllocentricLocalizer, new_network
 from reloc.methods.allocentric.memory import Asked, SpatialMemory, Written
 from reloc.methods.allocentric.sightings import Sighting, sight
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
+from reloc.nn.shared_encoder import encoder_record, open_encoder
 from reloc.scenes.scene import View
 
 # Of so many views one, and at most so many, are asked of a memory that was written without them;
@@ -165,7 +165,7 @@ def first_network(place: Place, config: AllocentricConfig, run: Run) -> SpatialM
 def _sightings(
     views: Sequence[View], config: AllocentricConfig, run: Run
 ) -> tuple[list[View], list[Sighting]]:
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
+    encoder = open_encoder(config.encoder, run)
     used, seen = [], []
     for view in run.progress.track(views, "reading"):
         try:
@@ -224,7 +224,7 @@ def _tensors(
     cameras = [view.camera for view in place.views]
     ratios = torch.tensor([float(cam.focal.mean()) / max(cam.width, cam.height) for cam in cameras])
     return {
-        "encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)]),
+        **encoder_record(config.encoder),
         "memory": kept_MXY.half().cpu(),
         "origin": grid.origin_2,
         "cell": torch.tensor(grid.cell, dtype=torch.float64),

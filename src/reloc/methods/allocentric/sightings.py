@@ -10,7 +10,8 @@ from torch import Tensor
 from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.methods.allocentric.ground import surface_normals
-from reloc.nn.encoder import STRIDE, Encoder, cell_centers
+from reloc.nn.encoder import STRIDE, cell_centers
+from reloc.nn.shared_encoder import FrozenEncoder
 from reloc.training.buffer import depth_at, encode, resized_grey
 
 # Standard deviation, in grey values, below which an image shows nothing: black, or overexposed.
@@ -34,7 +35,7 @@ class Sighting:
 
 
 def sight(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     image_3HW: Tensor,
     depth_HW: Tensor,
     camera: Camera,

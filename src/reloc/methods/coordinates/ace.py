@@ -19,11 +19,12 @@ from reloc.contract import Localizer, Method, Refiner, Run, Tensors, Updated
 from reloc.input_error import InputError
 from reloc.methods.coordinates import parts
 from reloc.methods.coordinates.cameras import MappingCameras
-from reloc.methods.coordinates.map_tensors import encoder_of, holds_landmarks
+from reloc.methods.coordinates.map_tensors import holds_landmarks
 from reloc.methods.coordinates.parts import Head, PartsConfig
 from reloc.methods.coordinates.points import Loss, points_in_cameras
 from reloc.methods.coordinates.refiner import LandmarkRefiner
 from reloc.methods.coordinates.update import update_map
+from reloc.nn.shared_encoder import encoder_of_map
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation
 from reloc.training.buffer import FeatureBuffer
@@ -84,7 +85,7 @@ def refiner(tensors: Tensors, config: AceConfig, run: Run) -> Refiner:
         raise InputError(
             "a map of layers cannot refine poses: map the scene with `ace` as it is by default"
         )
-    return LandmarkRefiner(encoder_of(tensors, config), tensors, config, run)
+    return LandmarkRefiner(encoder_of_map(tensors, config.encoder, run), tensors, config, run)
 
 
 def _loss(config: AceConfig) -> Loss:

@@ -40,14 +40,14 @@ from reloc.methods.coordinates.from_nothing import train_from_nothing
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer, confidence
 from reloc.methods.coordinates.map_tensors import (
     GROWTH,
-    encoder_of,
     frame_tensors,
     shared_encoder,
 )
 from reloc.methods.coordinates.mapping import train_head
 from reloc.methods.coordinates.scorers import Scorer
-from reloc.nn.encoder import STRIDE, Encoder
+from reloc.nn.encoder import STRIDE
 from reloc.nn.heads import CoordinateHead
+from reloc.nn.shared_encoder import FrozenEncoder, encoder_of_map
 from reloc.scenes.scene import Query, View
 from reloc.training.augment import Augmentation
 from reloc.training.buffer import depth_at, encode, take_look
@@ -77,7 +77,7 @@ def build_map(views: Sequence[View], config: EndToEndConfig, recipe: Recipe, run
     learned, judges = learned_and_left_out(views)
     encoder, made_with = None, {}
     if config.start == "encoder":
-        encoder, made_with = shared_encoder(config, run.device)
+        encoder, made_with = shared_encoder(config, run)
     network = _new_network(encoder, config, recipe, run)
     try:
         initialise = partial(_initialised, network, encoder, views, learned, config, recipe)
@@ -111,7 +111,7 @@ def _with_depth(views: Sequence[View]) -> Sequence[View]:
 
 
 def _new_network(
-    encoder: Encoder | None, config: EndToEndConfig, recipe: Recipe, run: Run
+    encoder: FrozenEncoder | None, config: EndToEndConfig, recipe: Recipe, run: Run
 ) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -123,7 +123,7 @@ def _new_network(
 
 def _initialised(
     network: Network,
-    encoder: Encoder | None,
+    encoder: FrozenEncoder | None,
     views: Sequence[View],
     learned: Sequence[int],
     config: EndToEndConfig,
@@ -147,7 +147,7 @@ def _initialised(
 
 def _train_end_to_end(
     expectation: Expectation,
-    encoder: Encoder | None,
+    encoder: FrozenEncoder | None,
     views: Sequence[View],
     judges: Sequence[int],
     learned: Sequence[int],
@@ -218,7 +218,7 @@ def _schedule(steps: int, max_learning_rate: float) -> FitConfig:
 
 
 def _take_pictures(
-    encoder: Encoder | None,
+    encoder: FrozenEncoder | None,
     views: Sequence[View],
     indices: Sequence[int],
     center_3: Tensor,
@@ -303,7 +303,7 @@ def localizer(
         trunk = None if config.start == "encoder" else recipe.trunk()
     load_part(scorer, tensors, SCORER)
     if trunk is None:
-        encoder = encoder_of(tensors, config)
+        encoder = encoder_of_map(tensors, config.encoder, run)
     else:
         encoder = trunk
         load_part(encoder, tensors, TRUNK)

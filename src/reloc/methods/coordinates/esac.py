@@ -32,7 +32,7 @@ from reloc.methods.coordinates.ace import mapping_loss
 from reloc.methods.coordinates.cameras import cameras_in_frame
 from reloc.methods.coordinates.cells import encode_cells
 from reloc.methods.coordinates.config import CoordinatesConfig
-from reloc.methods.coordinates.map_tensors import encoder_of, head_of, shared_encoder
+from reloc.methods.coordinates.map_tensors import head_of, shared_encoder
 from reloc.methods.coordinates.parts import (
     Choose,
     PartsLocalizer,
@@ -43,7 +43,7 @@ from reloc.methods.coordinates.parts import (
 )
 from reloc.methods.coordinates.points import agreeing
 from reloc.nn.descriptors.pooled import pool_codes
-from reloc.nn.encoder import Encoder
+from reloc.nn.shared_encoder import FrozenEncoder, encoder_of_map
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
@@ -118,7 +118,7 @@ def build_map(views: Sequence[View], config: EsacConfig, run: Run) -> Tensors:
     Raises:
         InputError: no view can be read, or all are taken from one place.
     """
-    encoder, shared = shared_encoder(config, run.device)
+    encoder, shared = shared_encoder(config, run)
     parts = split_views(Rigid3d.stack([view.cam_from_world for view in views]), config.num_experts)
     run.log.info("experts for %s views", ", ".join(str(len(part)) for part in parts))
     loss = partial(mapping_loss, loose_px=config.loose_px, tight_px=config.tight_px)
@@ -133,7 +133,7 @@ def build_map(views: Sequence[View], config: EsacConfig, run: Run) -> Tensors:
 
 
 def _train_gate(
-    encoder: Encoder, views: Sequence[View], experts: Tensors, config: EsacConfig, run: Run
+    encoder: FrozenEncoder, views: Sequence[View], experts: Tensors, config: EsacConfig, run: Run
 ) -> Tensors:
     """A gate that tells, from an image, which expert's points agree with its pose."""
     looks_LD, target_LK = _measured(encoder, views, experts, config, run)
@@ -157,7 +157,7 @@ def _train_gate(
 
 
 def _measured(
-    encoder: Encoder, views: Sequence[View], experts: Tensors, config: EsacConfig, run: Run
+    encoder: FrozenEncoder, views: Sequence[View], experts: Tensors, config: EsacConfig, run: Run
 ) -> tuple[Tensor, Tensor]:
     """Looks (L, 2 C) of mapping views, and the share (L, K) that each expert should get of it.
 
@@ -193,7 +193,7 @@ def localizer(tensors: Tensors, config: EsacConfig, run: Run) -> Localizer:
     Raises:
         InputError: the encoder that is installed is another one.
     """
-    encoder = encoder_of(tensors, config)
+    encoder = encoder_of_map(tensors, config.encoder, run)
     return PartsLocalizer(encoder, tensors, choice(tensors, config, run), config, run)
 
 

@@ -32,12 +32,13 @@ from reloc.methods.coordinates.ace import mapping_loss
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.global_codes import GlobalCodes
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
-from reloc.methods.coordinates.map_tensors import encoder_of, shared_encoder
+from reloc.methods.coordinates.map_tensors import shared_encoder
 from reloc.methods.coordinates.mapping import train_head
 from reloc.methods.coordinates.points import Loss
 from reloc.nn.descriptors import fit_descriptor, open_descriptor
 from reloc.nn.descriptors.descriptor import Descriptor
 from reloc.nn.descriptors.gem import GemConfig
+from reloc.nn.shared_encoder import encoder_of_map
 from reloc.scenes.scene import View
 from reloc.training.stages import kept
 
@@ -72,7 +73,7 @@ def build_map(views: Sequence[View], config: GlaceConfig, run: Run) -> Tensors:
     Raises:
         InputError: no view can be read or shows anything, or all are taken from one place.
     """
-    encoder, shared = shared_encoder(config, run.device)
+    encoder, shared = shared_encoder(config, run)
     global_codes = None
     if config.global_dimensions:
         described = kept(run, "global_codes", partial(_describe, views, config))
@@ -99,7 +100,7 @@ def localizer(tensors: Tensors, config: GlaceConfig, run: Run) -> Localizer:
         if name.startswith(_GLOBAL)
     }
     descriptor = _opened(state, config) if state else None
-    encoder = encoder_of(tensors, config)
+    encoder = encoder_of_map(tensors, config.encoder, run)
     return CoordinatesLocalizer(encoder, tensors, config, run, descriptor=descriptor)
 
 

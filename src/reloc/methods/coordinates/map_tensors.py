@@ -5,20 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reloc.contract import Tensors
-from reloc.input_error import InputError
-from reloc.maps import tensor_to_text, text_to_tensor
+from reloc.contract import Run, Tensors
 from reloc.methods.coordinates.cameras import MappingCameras
 from reloc.methods.coordinates.config import CoordinatesConfig
-from reloc.nn.encoder import Encoder
 from reloc.nn.heads import CoordinateHead
 from reloc.nn.landmarks import LandmarkHead, Landmarks
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
+from reloc.nn.shared_encoder import FrozenEncoder, encoder_record, open_encoder
 
 HEAD, LANDMARKS, GROWTH = "head.", "landmarks.", "covariance_scale"
 # Held by maps whose answers are refined on their landmarks.
 REFINED = "refined"
-_ENCODER = "encoder_sha256"
 
 
 def head_tensors(head: CoordinateHead, cameras: MappingCameras) -> dict[str, Tensor]:
@@ -82,20 +78,6 @@ def holds_landmarks(tensors: Tensors) -> bool:
     return f"{LANDMARKS}points" in tensors
 
 
-def shared_encoder(config: CoordinatesConfig, device: str) -> tuple[Encoder, dict[str, Tensor]]:
+def shared_encoder(config: CoordinatesConfig, run: Run) -> tuple[FrozenEncoder, dict[str, Tensor]]:
     """The encoder that a new map stands on, and what the map remembers it by."""
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(device)
-    return encoder, {_ENCODER: text_to_tensor([encoder_sha256(config.encoder)])}
-
-
-def encoder_of(tensors: Tensors, config: CoordinatesConfig) -> Encoder:
-    """The shared encoder that a map was built on.
-
-    Raises:
-        InputError: the encoder that is installed is another one.
-    """
-    if tensor_to_text(tensors[_ENCODER]) != [encoder_sha256(config.encoder)]:
-        raise InputError(
-            f"the map needs another {config.encoder} encoder than this reloc has: build it anew"
-        )
-    return load_encoder(encoder_path(config.encoder), config.encoder)
+    return open_encoder(config.encoder, run), encoder_record(config.encoder)

@@ -32,10 +32,10 @@ from reloc.methods.coordinates.localizer import (
     encode_queries,
 )
 from reloc.methods.coordinates.looks import describe_parts, most_alike
-from reloc.methods.coordinates.map_tensors import encoder_of, shared_encoder
+from reloc.methods.coordinates.map_tensors import shared_encoder
 from reloc.methods.coordinates.mapping import train_head
 from reloc.methods.coordinates.points import Loss
-from reloc.nn.encoder import Encoder
+from reloc.nn.shared_encoder import FrozenEncoder, encoder_of_map
 from reloc.scenes.scene import Query, View
 from reloc.training.stages import kept
 
@@ -84,7 +84,7 @@ def build_map(views: Sequence[View], config: PartsConfig, loss: Loss, run: Run) 
     Raises:
         InputError: no view can be read, or all are taken from one place.
     """
-    encoder, made_with = shared_encoder(config, run.device)
+    encoder, made_with = shared_encoder(config, run)
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     parts = split_views(poses, config.num_parts)
     if len(parts) > 1:
@@ -257,12 +257,13 @@ def localizer(tensors: Tensors, config: PartsConfig, run: Run) -> Localizer:
         InputError: the encoder that is installed is another one.
     """
     parts = parts_of(tensors)
+    encoder = encoder_of_map(tensors, config.encoder, run)
     if len(parts) == 1:
-        return CoordinatesLocalizer(encoder_of(tensors, config), tensors, config, run)
+        return CoordinatesLocalizer(encoder, tensors, config, run)
     choose: Choose = partial(ask_all, len(parts))
     if "looks" in tensors:
         choose = partial(_ask_most_alike, tensors, config)
-    return PartsLocalizer(encoder_of(tensors, config), tensors, choose, config, run)
+    return PartsLocalizer(encoder, tensors, choose, config, run)
 
 
 def ask_all(num_parts: int, codes_NC: Tensor) -> Mapping[int, int]:
@@ -281,7 +282,7 @@ class PartsLocalizer:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: FrozenEncoder,
         tensors: Tensors,
         choose: Choose,
         config: CoordinatesConfig,

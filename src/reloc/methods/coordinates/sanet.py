@@ -28,9 +28,8 @@ from reloc.methods.coordinates.epipolar_depth import triangulated_depth
 from reloc.methods.coordinates.sanet_query import SanetConfig, SanetLocalizer, decoder_path
 from reloc.nn.descriptors import fit_descriptor
 from reloc.nn.descriptors.gem import GemConfig
-from reloc.nn.encoder import Encoder
 from reloc.nn.scene_agnostic import decoder_sha256
-from reloc.nn.weights import encoder_path, load_encoder
+from reloc.nn.shared_encoder import FrozenEncoder, open_encoder
 from reloc.scenes.scene import View
 from reloc.training.augment import Augmentation
 from reloc.training.buffer import FeatureBuffer, fill_buffer
@@ -61,7 +60,7 @@ def build_map(views: Sequence[View], config: SanetConfig, run: Run) -> Tensors:
         names = [view.name for view in views if view.depth_reader is None]
         run.log.warning("left out, having no depth: %s", ", ".join(names))
     used = _evenly(with_depth or views, config.max_views)
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
+    encoder = open_encoder(config.encoder, run)
     coarse, fine = (
         _cells(encoder, used, short_side_px, count, run, with_depth=bool(with_depth))
         for short_side_px, count in (
@@ -113,7 +112,7 @@ def localizer(tensors: Tensors, config: SanetConfig, run: Run) -> Localizer:
 
 
 def _cells(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     views: Sequence[View],
     short_side_px: int,
     count: int,

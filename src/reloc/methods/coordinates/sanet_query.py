@@ -31,7 +31,8 @@ from reloc.nn.scene_agnostic import (
     load_decoder,
     look_up,
 )
-from reloc.nn.weights import EncoderName, encoder_path, load_encoder
+from reloc.nn.shared_encoder import open_encoder
+from reloc.nn.weights import EncoderName
 from reloc.scenes.scene import Query
 from reloc.training.buffer import depth_at, encode, resized_grey
 
@@ -132,8 +133,7 @@ class SanetLocalizer:
         }
         # It refuses another encoder than it was fitted with.
         self._descriptor = open_descriptor("gem", state, GemConfig(encoder=config.encoder))
-        encoder = load_encoder(encoder_path(config.encoder), config.encoder)
-        self._encoder = encoder.to(run.device)
+        self._encoder = open_encoder(config.encoder, run)
         self._decoder = None
         if config.decoder == "shipped":
             path = decoder_path()

@@ -33,10 +33,11 @@ from reloc.methods.coordinates.cameras import MappingCameras, mapping_cameras
 from reloc.methods.coordinates.cells import encode_cells, known_depth, learned_and_left_out
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
-from reloc.methods.coordinates.map_tensors import GROWTH, encoder_of, frame_tensors, shared_encoder
+from reloc.methods.coordinates.map_tensors import GROWTH, frame_tensors, shared_encoder
 from reloc.methods.coordinates.points import point_loss
 from reloc.nn.descriptors.vlad import learn_vocabulary
 from reloc.nn.precision import autocast
+from reloc.nn.shared_encoder import encoder_of_map
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.replay import PosedCells
@@ -146,7 +147,7 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
     Raises:
         InputError: no view can be read, all are taken from one place, or too few points are known.
     """
-    encoder, made_with = shared_encoder(config, run.device)
+    encoder, made_with = shared_encoder(config, run)
     cameras = mapping_cameras(views, config, run.device)
     learned, trials = learned_and_left_out(views)
     cells = encode_cells(encoder, views, learned, cameras.scale, config, run)
@@ -263,7 +264,7 @@ def localizer(tensors: Tensors, config: SrcConfig, run: Run) -> Localizer:
     Raises:
         InputError: the encoder that is installed is not the one that the map was built on.
     """
-    encoder = encoder_of(tensors, config)
+    encoder = encoder_of_map(tensors, config.encoder, run)
     head = _new_head(encoder.size.code, config, run)
     head.load_state_dict(
         {

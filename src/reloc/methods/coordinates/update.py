@@ -31,7 +31,6 @@ from reloc.methods.coordinates.map_tensors import (
     GROWTH,
     REFINED,
     any_head_of,
-    encoder_of,
     head_of,
     head_tensors,
     holds_landmarks,
@@ -41,8 +40,8 @@ from reloc.methods.coordinates.map_tensors import (
 from reloc.methods.coordinates.mapping import fit_head
 from reloc.methods.coordinates.parts import PartsConfig, parts_of, split_views, with_prefix
 from reloc.methods.coordinates.points import Loss, agreeing, begun_with_points
-from reloc.nn.encoder import Encoder
 from reloc.nn.landmarks import Landmarks
+from reloc.nn.shared_encoder import FrozenEncoder, encoder_of_map
 from reloc.scenes.scene import View
 from reloc.training.replay import PosedCells
 from reloc.training.stages import stage
@@ -73,7 +72,7 @@ def update_map(
             "the map kept no cells of its views and would forget them: build one that can be "
             "updated, to the end and with --replay-cells 2048"
         )
-    encoder = encoder_of(tensors, config).to(run.device)
+    encoder = encoder_of_map(tensors, config.encoder, run)
     views_of = _assigned(known, views)
     updated, changes = dict(tensors), []
     for number, (prefix, part) in enumerate(parts.items()):
@@ -121,7 +120,7 @@ def _places(cam_from_world: Rigid3d, unit: float) -> Tensor:
 
 
 def _teach(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     tensors: Tensors,
     old: PosedCells,
     views: Sequence[View],

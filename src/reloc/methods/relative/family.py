@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from reloc.contract import Localizer, PoseEstimate, Run, Tensors
 from reloc.estimation.trials import covariance_scale
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.input_error import InputError
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.relative.combine import Combined, combine
 from reloc.methods.relative.config import ConfigT, RelativeConfig
@@ -40,7 +39,7 @@ from reloc.methods.relative.network import Edges, PairNetwork
 from reloc.methods.relative.pairs import look, nearest_frames
 from reloc.methods.relative.shared import NETWORK
 from reloc.nn.descriptors.whitening import Whitening
-from reloc.nn.weights import encoder_path, encoder_sha256, load_encoder
+from reloc.nn.shared_encoder import encoder_of_map, encoder_record
 from reloc.scenes.scene import Query, View
 
 GROWTH = "covariance_scale"
@@ -54,7 +53,7 @@ def map_tensors(lesson: Lesson, config: RelativeConfig) -> dict[str, Tensor]:
     """All of a map but for its networks and how far its covariances are to be trusted."""
     place, frames = lesson.place, lesson.place.frames
     return {
-        "encoder_sha256": text_to_tensor([encoder_sha256(config.encoder)]),
+        **encoder_record(config.encoder),
         "size": torch.tensor(lesson.reader.size),
         "components": lesson.reader.components_CP,
         "codes": frames.codes_NLP,
@@ -93,13 +92,8 @@ def open_place(tensors: Tensors, config: RelativeConfig, run: Run) -> tuple[Fram
     Raises:
         InputError: the encoder is not the one that the map was made with.
     """
-    if tensor_to_text(tensors["encoder_sha256"]) != [encoder_sha256(config.encoder)]:
-        raise InputError(
-            f"the map was built with another {config.encoder} encoder than this installation has: "
-            "build it again"
-        )
+    encoder = encoder_of_map(tensors, config.encoder, run)
     width, height = tensors["size"].tolist()
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
     vectors = tensors["vectors"].float()
     frames = Frames(tensors["codes"], tensors["rays"], tensors["camera"].long(), vectors)
     place = Place(

@@ -14,8 +14,9 @@ from torch.nn import functional
 from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
-from reloc.nn.encoder import STRIDE, Encoder, cell_centers, grey_from_rgb
+from reloc.nn.encoder import STRIDE, cell_centers, grey_from_rgb
 from reloc.nn.precision import autocast
+from reloc.nn.shared_encoder import FrozenEncoder
 from reloc.scenes.scene import View
 
 # Standard deviation, in grey values, below which an image shows nothing: black, or overexposed.
@@ -78,7 +79,7 @@ class FrameReader:
         components_CP: codes to fewer numbers.
     """
 
-    encoder: Encoder
+    encoder: FrozenEncoder
     size: tuple[int, int]
     components_CP: Tensor
 
@@ -105,7 +106,7 @@ def map_size(views: Sequence[View], short_side_px: int) -> tuple[int, int]:
 
 
 @torch.no_grad()
-def encode_image(encoder: Encoder, image_3HW: Tensor, size: tuple[int, int]) -> Tensor | None:
+def encode_image(encoder: FrozenEncoder, image_3HW: Tensor, size: tuple[int, int]) -> Tensor | None:
     """Codes (L, C) float32 of mean square 1; None where the image shows nothing.
 
     One image at a time, so that an answer does not depend on its company.
@@ -118,9 +119,8 @@ def encode_image(encoder: Encoder, image_3HW: Tensor, size: tuple[int, int]) -> 
     if grey_HW.std() < _MIN_CONTRAST:
         return None
     grey_11HW = torch.from_numpy(grey_HW)[None, None].float() / 255
-    device = next(encoder.parameters()).device
-    with autocast(Run(device=str(device))):
-        codes = encoder(grey_11HW.to(device).contiguous(memory_format=torch.channels_last))
+    with autocast(Run(device=str(encoder.device))):
+        codes = encoder(grey_11HW.to(encoder.device).contiguous(memory_format=torch.channels_last))
     return codes[0].float().cpu().flatten(1).T.contiguous()
 
 
@@ -141,7 +141,7 @@ def pooled(codes_LC: Tensor) -> Tensor:
 
 
 def read_views(
-    encoder: Encoder,
+    encoder: FrozenEncoder,
     views: Sequence[View],
     size: tuple[int, int],
     code: int,

@@ -21,7 +21,7 @@ from reloc.methods.relative.network import Edges, PairNetwork, edge_loss
 from reloc.methods.relative.pairs import Pairs, choose_pairs, match_pairs, targets
 from reloc.methods.relative.shared import NETWORK, Shared, open_shared
 from reloc.nn.descriptors.whitening import Whitening, fit_whitening
-from reloc.nn.weights import encoder_path, load_encoder
+from reloc.nn.shared_encoder import open_encoder
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
@@ -87,7 +87,7 @@ def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
             trained; or networks from elsewhere are not to be had.
     """
     shared = None if config.trains else open_shared(config)
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
+    encoder = open_encoder(config.encoder, run)
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     distinct = select_distinct_views(poses, _MIN_VIEW_DISTANCE, _MIN_VIEW_ANGLE_DEG)
     step = max(1.0, len(distinct) / config.num_images)

@@ -34,7 +34,8 @@ from reloc.methods.relative.teachers import (
     room_teacher,
     shared_components,
 )
-from reloc.nn.weights import EncoderName, encoder_path, load_encoder
+from reloc.nn.shared_encoder import open_encoder
+from reloc.nn.weights import EncoderName
 from reloc.provenance import training_record, working_copy_commit
 from reloc.scenes.scene import Scene, View
 from reloc.training.room_pairs import FIRST_TRAINING_SEED
@@ -157,7 +158,7 @@ def pretrain(
     ]
     if not teachers:
         raise InputError("there is nothing to learn from: give SCENES, or more --num-rooms")
-    encoder = load_encoder(encoder_path(config.encoder), config.encoder).to(run.device)
+    encoder = open_encoder(config.encoder, run)
     components_CP = shared_components(teachers, encoder, config.code, folder)
     reader = FrameReader(encoder, SIZE, components_CP)
     network_config, commit = config.network, working_copy_commit()

@@ -26,7 +26,7 @@ from reloc.methods.relative.frames import (
 from reloc.methods.relative.learning import Lesson, Place
 from reloc.methods.relative.pairs import Pairs, choose_pairs, match_pairs
 from reloc.nn.descriptors.whitening import Whitening, fit_whitening
-from reloc.nn.encoder import Encoder
+from reloc.nn.shared_encoder import FrozenEncoder
 from reloc.scenes.scene import View
 from reloc.training.room_pairs import RenderedRoom, render_room
 
@@ -74,7 +74,7 @@ def room_views(room: RenderedRoom, seed: int, zoom: float) -> list[View]:
 
 
 def shared_components(
-    teachers: Sequence[Teacher], encoder: Encoder, code: int, folder: Path
+    teachers: Sequence[Teacher], encoder: FrozenEncoder, code: int, folder: Path
 ) -> Tensor:
     """(C, P), in numbers that fp16 has: those that ship are those that pairs were matched with."""
     path = folder / "components.safetensors"

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from reloc.contract import Run
-from reloc.input_error import InputError
-from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.nn.encoder import STRIDE, grey_from_rgb
 from reloc.nn.precision import autocast
-from reloc.nn.weights import EncoderName, encoder_path, encoder_sha256, load_encoder
+from reloc.nn.shared_encoder import encoder_of_map, encoder_record, open_encoder
+from reloc.nn.weights import EncoderName
 
-_SHA256 = "encoder_sha256"
 # Standard deviation, in grey values, below which an image shows nothing: black, or overexposed.
 _MIN_CONTRAST = 1.0
 # A longer side is at most so many times the shorter one that was asked for.
@@ -24,11 +22,27 @@ _MAX_ASPECT = 4
 
 
 class ImageCodes:
-    """An image to the codes of its cells."""
+    """An image to the codes of its cells.
 
-    def __init__(self, encoder: EncoderName, short_side_px: int) -> None:
+    Args:
+        encoder: its name.
+        short_side_px: of the image as the encoder sees it.
+        state: of codes that something was fitted on before; None: nothing was.
+
+    Raises:
+        InputError: the encoder is another one now than the state tells of.
+    """
+
+    def __init__(
+        self, encoder: EncoderName, short_side_px: int, state: Mapping[str, Tensor] | None = None
+    ) -> None:
         self._name: EncoderName = encoder
-        self._encoder = load_encoder(encoder_path(encoder), encoder)
+        # On the processor, whatever the device of a run: one image at a time, so that an answer
+        # does not depend on its company.
+        if state is None:
+            self._encoder = open_encoder(encoder, Run())
+        else:
+            self._encoder = encoder_of_map(state, encoder, Run())
         self._short_side_px = short_side_px
 
     @property
@@ -40,8 +54,7 @@ class ImageCodes:
     def __call__(self, image_3HW: Tensor) -> Tensor | None:
         """(N, C) float32 with mean square 1, of an image (3, H, W) uint8 RGB.
 
-        None where the image has no contrast. On the processor, whatever the device of a run: one
-        image at a time, so that an answer does not depend on its company.
+        None where the image has no contrast.
         """
         grey_HW = _resized(grey_from_rgb(image_3HW)[0].numpy(), self._short_side_px)
         if grey_HW.std() < _MIN_CONTRAST:
@@ -53,23 +66,7 @@ class ImageCodes:
 
     def state(self) -> dict[str, Tensor]:
         """Which weights the codes are of."""
-        return {_SHA256: text_to_tensor([encoder_sha256(self._name)])}
-
-    @staticmethod
-    def from_state(
-        state: Mapping[str, Tensor], encoder: EncoderName, short_side_px: int
-    ) -> ImageCodes:
-        """As what was fitted on them was made with.
-
-        Raises:
-            InputError: the encoder is another one now.
-        """
-        if tensor_to_text(state[_SHA256]) != [encoder_sha256(encoder)]:
-            raise InputError(
-                f"the map was built with another {encoder} encoder than this installation has: "
-                "build it again"
-            )
-        return ImageCodes(encoder, short_side_px)
+        return encoder_record(self._name)
 
 
 def _resized(grey_HW: np.ndarray, short_side_px: int) -> np.ndarray:

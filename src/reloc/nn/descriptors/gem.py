@@ -84,7 +84,7 @@ def fit(views: Sequence[View], config: GemConfig, run: Run) -> tuple[Descriptor,
 
 def open_state(state: Mapping[str, Tensor], config: GemConfig) -> Descriptor:
     """GeM with the whitening of a map."""
-    codes = ImageCodes.from_state(state, config.encoder, config.short_side_px)
+    codes = ImageCodes(config.encoder, config.short_side_px, state)
     return Gem(codes, Whitening.from_state(state), config.power)
 
 

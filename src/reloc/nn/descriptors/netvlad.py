@@ -156,7 +156,7 @@ def fit(views: Sequence[View], config: NetVladConfig, run: Run) -> tuple[Descrip
 
 def open_state(state: Mapping[str, Tensor], config: NetVladConfig) -> Descriptor:
     """NetVLAD with the words and whitening of a map."""
-    codes = ImageCodes.from_state(state, config.encoder, config.short_side_px)
+    codes = ImageCodes(config.encoder, config.short_side_px, state)
     layer = NetVladLayer(state["netvlad_words"], 1.0)
     layer.load_state_dict({name: state[f"netvlad_{name}"] for name in ("words", "weight", "bias")})
     return NetVlad(codes, layer, Whitening.from_state(state))

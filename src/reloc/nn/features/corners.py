@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reloc.nn.encoder import STRIDE, Encoder
+from reloc.nn.encoder import STRIDE
 from reloc.nn.features.alike import sample_descriptors
+from reloc.nn.shared_encoder import FrozenEncoder
 
 WIDTH = 128
 # Least strength of a corner, as a share of the strongest; least distance of two: nearer ones have
@@ -20,7 +21,9 @@ _REFINEMENT = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 20, 0.03)
 _MIN_CONTRAST = 1.0
 
 
-def detect(encoder: Encoder, grey_HW: np.ndarray, max_keypoints: int) -> tuple[Tensor, Tensor]:
+def detect(
+    encoder: FrozenEncoder, grey_HW: np.ndarray, max_keypoints: int
+) -> tuple[Tensor, Tensor]:
     """Keypoints (N, 2), centre of the top-left pixel (0.5, 0.5), and descriptors (N, C).
 
     Source of the corners: Shi and Tomasi, "Good features to track", CVPR 1994, refined between
