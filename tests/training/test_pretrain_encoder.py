@@ -9,9 +9,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from reloc.contract import Run
 from reloc.input_error import InputError
+from reloc.nn.shared_encoder import LARGEST_INPUTS
 from reloc.nn.weights import load_encoder
 from reloc.training.correspondences import CollageConfig
 from reloc.training.pretrain_encoder import PretrainEncoderConfig, codes_at, pretrain_encoder
@@ -34,6 +36,11 @@ def test_writes_weights_that_load_and_says_how_they_came_to_be(tmp_path: Path) -
     assert record["steps"] == 2
     assert record["pictures"] == 4
     assert record["config"]["photos"] is None
+    # What 8-bit arithmetic has to know: a range for each convolution but the first.
+    encoder = load_encoder(path, "small")
+    convolutions = [module for module in encoder.modules() if isinstance(module, nn.Conv2d)]
+    assert len(record[LARGEST_INPUTS]) == len(convolutions) - 1
+    assert all(largest > 0 for largest in record[LARGEST_INPUTS].values())
 
 
 def test_goes_on_from_its_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from reloc.contract import Run
 from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, STRIDE, Encoder
+from reloc.nn.int8_encoder import largest_inputs
 from reloc.nn.losses import contrastive_loss
 from reloc.nn.precision import autocast
+from reloc.nn.shared_encoder import LARGEST_INPUTS
 from reloc.provenance import training_record, working_copy_commit
 from reloc.training.correspondences import CollageConfig, Correspondences, collage_pair
 from reloc.training.fit import FitConfig, fit
@@ -31,6 +33,8 @@ from reloc.training.schedule import trapezoid
 
 _PHOTO_ENDINGS = {".jpg", ".jpeg", ".png"}
 _FEWEST_PHOTOS = 10
+# Rooms, and pictures up to this size, that tell the ranges of 8-bit arithmetic.
+_IMAGES_FOR_RANGES, _RANGE_SIDE = 24, 512
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,17 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
     commit = working_copy_commit()
 
     def keep(weights: dict[str, Tensor], step: int, seconds: float) -> None:
-        _write_weights(fold(weights), path)
-        _write_record(config, material, run, step, seconds, commit, path.with_suffix(".json"))
+        plain = fold(weights)
+        _write_weights(plain, path)
+        record = {
+            "config": asdict(config),
+            "pictures": len(material.pictures),
+            "rooms": len(material.rooms),
+            **training_record(step, seconds, run.seed, run.device, commit),
+            LARGEST_INPUTS: _largest_inputs(plain, config, material),
+        }
+        text = json.dumps(record, indent=1, default=str)
+        path.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
 
     coming: Iterator[Correspondences] | None = None
 
@@ -245,20 +258,15 @@ def _write_weights(state: dict[str, Tensor], path: Path) -> None:
     partial.rename(path)
 
 
-def _write_record(
-    config: PretrainEncoderConfig,
-    material: Material,
-    run: Run,
-    step: int,
-    seconds: float,
-    commit: str,
-    path: Path,
-) -> None:
-    """What a model card needs to say of how the weights came to be."""
-    record = {
-        "config": asdict(config),
-        "pictures": len(material.pictures),
-        "rooms": len(material.rooms),
-        **training_record(step, seconds, run.seed, run.device, commit),
-    }
-    path.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+def _largest_inputs(
+    state: dict[str, Tensor], config: PretrainEncoderConfig, material: Material
+) -> dict[str, float]:
+    """What each convolution is given, at most, by views of rooms and by pictures: for 8 bits."""
+    encoder = Encoder(SIZES[config.size]).eval()
+    encoder.load_state_dict({name: value.float().cpu() for name, value in state.items()})
+    rooms = material.rooms[:: max(1, len(material.rooms) // _IMAGES_FOR_RANGES)]
+    pictures = material.pictures[:: max(1, len(material.pictures) // _IMAGES_FOR_RANGES)]
+    greys = [room.grey_VHW[len(room.grey_VHW) // 2] for room in rooms]
+    greys += [torch.from_numpy(picture[:_RANGE_SIDE, :_RANGE_SIDE]) for picture in pictures]
+    largest = largest_inputs(encoder, (grey_HW[None, None].float() / 255 for grey_HW in greys))
+    return {name: round(value, 3) for name, value in largest.items()}

@@ -12,11 +12,14 @@ import torch
 
 from reloc.cli import main
 from reloc.contract import PoseEstimate, Run
+from reloc.estimation.absolute import reprojection_error_px
 from reloc.evaluation.report import Threshold
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.maps import Map
 from reloc.methods import get_method
+from reloc.methods.coordinates import localizer as coordinates_localizer
+from reloc.methods.coordinates.localizer import CoordinatesLocalizer, EncodedQuery
 from reloc.scenes.scene import Query, Scene
 from reloc.steps import build_map, evaluate, localize, open_refiner
 
@@ -119,3 +122,38 @@ def test_maps_of_other_views_are_told_apart(
         assert main(words) == 0
         said = capfd.readouterr().out
         assert ("of 20 views and that of --refine of 40" in said) == (number == 20)
+
+
+def test_of_two_poses_that_cells_agree_on_the_one_that_shows_the_landmarks_is_taken(
+    small_room: Scene, exact_map: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a wall of bricks has it: more cells agree on a pose that is a metre off."""
+    view = small_room.queries[0]
+    localizer = get_method("ace").localizer(
+        exact_map.tensors, replace(get_method("ace").tiny, depth=True), RUN
+    )
+    assert isinstance(localizer, CoordinatesLocalizer)
+    away = Rigid3d.exp(torch.tensor([0, 0, 0, 0.8, 0.0, 0.6], dtype=torch.float64))
+    predicted = localizer.points
+
+    def mostly_shifted(encoded: EncodedQuery) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels_N2, points_N3 = predicted(encoded)
+        origin_3 = exact_map.tensors["center_3"]
+        error_px_N = reprojection_error_px(
+            view.cam_from_world, pixels_N2.double(), points_N3 + origin_3, view.camera
+        )
+        right = error_px_N.argsort()[:160]
+        pixels_N2, points_N3 = pixels_N2[right], points_N3[right]
+        shifted_N = torch.arange(len(right)) % 16 < 9
+        points_N3[shifted_N] = (away @ points_N3[shifted_N].double()).float()
+        wrong_N3 = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 4 - 2
+        wrong_N2 = torch.rand(500, 2, generator=torch.Generator().manual_seed(1))
+        wrong_N2 = wrong_N2 * torch.tensor([view.camera.width, view.camera.height])
+        return torch.cat([pixels_N2, wrong_N2]), torch.cat([points_N3, wrong_N3])
+
+    monkeypatch.setattr(localizer, "points", mostly_shifted)
+    [answer] = localizer.localize([view.query()])
+    assert _error_cm(answer, view.cam_from_world) < 10
+    monkeypatch.setattr(coordinates_localizer, "_DOUBTFUL_RATIO", 0.0)
+    [first] = localizer.localize([view.query()])
+    assert _error_cm(first, view.cam_from_world) > 50

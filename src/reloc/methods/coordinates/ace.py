@@ -184,7 +184,8 @@ METHOD = Method(
     summary="Scene points from codes of a frozen dense encoder: by landmarks, or ACE's layers.",
     paper="Brachmann, Cavallari and Prisacariu, Accelerated Coordinate Encoding, CVPR 2023",
     config=AceConfig,
-    tiny=AceConfig(short_side_px=240, num_images=60),
+    # Few views, of several sizes, have too few landmarks: layers are trained then.
+    tiny=AceConfig(short_side_px=240, num_images=60, width=64, steps=150, batch_size=512),
     build_map=build_map,
     localizer=localizer,
     presets={

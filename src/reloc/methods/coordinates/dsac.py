@@ -171,7 +171,7 @@ METHOD = Method(
     summary="Scene points and a network that scores hypotheses, trained by the expected pose loss.",
     paper="Brachmann et al., DSAC: Differentiable RANSAC for Camera Localization, CVPR 2017",
     config=DsacConfig,
-    tiny=tiny(DsacConfig(width=64, num_images=60, steps=500, score_steps=120)),
+    tiny=tiny(DsacConfig(width=64, num_images=60, steps=400, score_steps=60)),
     build_map=build_map,
     localizer=localizer,
     presets={

@@ -159,7 +159,7 @@ METHOD = Method(
     summary="Scene points in three stages, the last through RANSAC with its entropy under control.",
     paper="Brachmann and Rother, Learning Less is More, CVPR 2018",
     config=DsacppConfig,
-    tiny=tiny(DsacppConfig(width=96, num_images=60, steps=900)),
+    tiny=tiny(DsacppConfig(width=96, num_images=60, steps=300)),
     build_map=build_map,
     localizer=localizer,
     presets={

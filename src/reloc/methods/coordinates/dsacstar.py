@@ -141,7 +141,7 @@ METHOD = Method(
     summary="Scene points from a head on a frozen encoder or from nothing, trained through RANSAC.",
     paper="Brachmann and Rother, Visual Camera Re-Localization Using DSAC*, TPAMI 2021",
     config=DsacstarConfig,
-    tiny=tiny(DsacstarConfig(width=64, num_images=40, steps=900)),
+    tiny=tiny(DsacstarConfig(width=64, num_images=40, steps=300)),
     build_map=build_map,
     localizer=localizer,
     presets={

@@ -156,7 +156,7 @@ METHOD = Method(
         width=96,
         num_images=60,
         cells_per_image=400,
-        steps=400,
+        steps=150,
         batch_size=512,
         num_clusters=4,
     ),

@@ -11,11 +11,21 @@ import torch
 from torch import Tensor, nn
 
 from reloc.contract import PoseEstimate, Run, Tensors
-from reloc.estimation.absolute import estimate_absolute_pose
+from reloc.estimation.absolute import (
+    AbsolutePose,
+    estimate_absolute_pose,
+    refine_absolute_pose,
+    reprojection_error_px,
+)
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.global_codes import with_global
-from reloc.methods.coordinates.map_tensors import GROWTH, REFINED, any_head_of
+from reloc.methods.coordinates.map_tensors import (
+    GROWTH,
+    REFINED,
+    any_head_of,
+    holds_landmarks,
+)
 from reloc.methods.coordinates.points import predicted
 from reloc.methods.coordinates.refinement import LandmarkFit
 from reloc.nn.descriptors.descriptor import Descriptor
@@ -35,6 +45,13 @@ MAX_ITERATIONS = 10_000
 _MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
 # The same of landmarks, whose points do not err alike.
 _MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 1200, 2
+# A pose of landmarks on which a smaller share of the cells agrees may be that of a wall that looks
+# alike elsewhere: then so many other poses are looked for.
+_DOUBTFUL_RATIO, _OTHER_POSES = 0.25, 2
+# What share of the first pose's inliers another must have to be compared with it.
+_COMPARABLE = 0.6
+# In errors up to which a cell agrees: how near a pose a cell must be to be fitted again.
+_NEAR = 2.0
 # Images that an accelerator encodes at once.
 _MAX_BATCH = 16
 
@@ -143,7 +160,10 @@ class CoordinatesLocalizer:
             self.max_cells, self._predicted_share = _MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE
         self._head = head.eval().requires_grad_(False)
         self._descriptor = descriptor
-        self._refinement = LandmarkFit(tensors, config, run.seed) if REFINED in tensors else None
+        self._landmarks = None
+        if holds_landmarks(tensors):
+            self._landmarks = LandmarkFit(tensors, config, run.seed)
+        self._refines = REFINED in tensors
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
         """One estimate for each query, each for itself."""
@@ -166,11 +186,65 @@ class CoordinatesLocalizer:
         pixels_N2, points_N3 = self.points(encoded)
         head_ms = watch.lap_ms()
         answer = self._pose(encoded.query, pixels_N2, points_N3)
+        if self._landmarks is not None and _is_doubtful(answer):
+            answer = self._best_seen(self._landmarks, encoded, answer, pixels_N2, points_N3)
         stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": watch.lap_ms()}
-        if self._refinement is not None and answer.cam_from_world is not None:
-            answer = self._refined(self._refinement, encoded, answer, pixels_N2, points_N3)
+        if self._landmarks is not None and self._refines and answer.cam_from_world is not None:
+            answer = self._refined(self._landmarks, encoded, answer, pixels_N2, points_N3)
             stages_ms["refine"] = watch.lap_ms()
         return replace(answer, stage_ms=stages_ms)
+
+    def _best_seen(
+        self,
+        landmarks: LandmarkFit,
+        encoded: EncodedQuery,
+        answer: PoseEstimate,
+        pixels_N2: Tensor,
+        points_N3: Tensor,
+    ) -> PoseEstimate:
+        """The answer, or that of other cells, whichever should see most of what the image shows.
+
+        The cells of a wall of bricks agree on poses that are a brick or a metre away from each
+        other. What else is in the image is seen from one of them only.
+        """
+        assert answer.cam_from_world is not None
+        assert answer.num_inliers is not None
+        query, pixels_N2, points_N3 = encoded.query, pixels_N2.double(), points_N3.double()
+
+        def errors_px(pose: Rigid3d) -> Tensor:
+            return reprojection_error_px(pose, pixels_N2, points_N3, query.camera)
+
+        start = answer.cam_from_world @ self._center_from_world.inverse()
+        poses = [start]
+        left_N = torch.ones(len(pixels_N2), dtype=torch.bool)
+        for _ in range(_OTHER_POSES):
+            left_N &= errors_px(poses[-1]) >= self._max_error_px(query)
+            found = self._found(query, pixels_N2[left_N], points_N3[left_N], MAX_ITERATIONS)
+            if found is None or found.num_inliers < _COMPARABLE * answer.num_inliers:
+                break
+            poses.append(found.cam_from_world)
+        seen = [
+            landmarks.num_seen(encoded.pixels_N2, encoded.codes_NC, query.camera, pose)
+            for pose in poses
+        ]
+        best = seen.index(max(seen))
+        if best == 0:
+            return answer
+        max_error_px = self._max_error_px(query)
+        # Most cells are of the first pose, and would draw it there.
+        near_N = errors_px(poses[best]) < _NEAR * max_error_px
+        found = refine_absolute_pose(
+            pixels_N2[near_N],
+            points_N3[near_N],
+            query.camera,
+            poses[best],
+            max_error_px,
+            max_error_px / 4,
+        )
+        if found is None:
+            return answer
+        agrees_N = errors_px(found.cam_from_world) < max_error_px
+        return self._estimate(query, replace(found, inliers_N=agrees_N))
 
     def _refined(
         self,
@@ -228,17 +302,28 @@ class CoordinatesLocalizer:
         max_iterations: int = MAX_ITERATIONS,
     ) -> PoseEstimate:
         """The pose that most of the `points` agree on, found with so many samples at most."""
+        found = self._found(query, pixels_N2, points_N3, max_iterations)
+        return PoseEstimate(None) if found is None else self._estimate(query, found)
+
+    def _max_error_px(self, query: Query) -> float:
         config = self._config
+        return config.max_error_px * min(query.image.shape[-2:]) / config.short_side_px
+
+    def _found(
+        self, query: Query, pixels_N2: Tensor, points_N3: Tensor, max_iterations: int
+    ) -> AbsolutePose | None:
         # About the head's origin: coordinates of a whole town would cost float32 its digits.
-        found = estimate_absolute_pose(
+        return estimate_absolute_pose(
             pixels_N2,
             points_N3,
             query.camera,
-            config.max_error_px * min(query.image.shape[-2:]) / config.short_side_px,
+            self._max_error_px(query),
             seed=self._run.seed,
             max_iterations=max_iterations,
         )
-        if found is None or found.inlier_ratio < config.min_inlier_ratio:
+
+    def _estimate(self, query: Query, found: AbsolutePose) -> PoseEstimate:
+        if found.inlier_ratio < self._config.min_inlier_ratio:
             return PoseEstimate(None)
         return PoseEstimate(
             cam_from_world=found.cam_from_world @ self._center_from_world,
@@ -248,6 +333,16 @@ class CoordinatesLocalizer:
             confidence=confidence(found.inlier_ratio, isinstance(self._head, LandmarkHead)),
             camera=None if query.camera.has_prior_focal else found.camera,
         )
+
+
+def _is_doubtful(answer: PoseEstimate) -> bool:
+    """Whether a pose may be another one; of photos whose focal length is known."""
+    return (
+        answer.cam_from_world is not None
+        and answer.camera is None
+        and answer.inlier_ratio is not None
+        and answer.inlier_ratio < _DOUBTFUL_RATIO
+    )
 
 
 class Watch:

@@ -74,9 +74,7 @@ class LandmarkFit:
             start: cam_from_center.
             from_far: whether `start` may be off by some cells, not by a part of one.
         """
-        columns = int(pixels_N2[:, 0].argmax()) + 1
-        keys_ND = keys_of(codes_NC.cpu(), self._basis_CD)
-        keys_YXD = keys_ND.reshape(-1, columns, keys_ND.shape[1])
+        keys_YXD = self._keys(pixels_N2, codes_NC)
         scale = min(camera.width, camera.height) / self._config.short_side_px
         max_error_px = scale * self._config.max_error_px
         if from_far:
@@ -88,6 +86,14 @@ class LandmarkFit:
         camera = replace(camera, has_prior_focal=True)
         seen = self._seen(keys_YXD, start, camera, _NEAR_CELLS)
         return refine_absolute_pose(*seen, camera, start, max_error_px, scale * _LOSS_SCALE_PX)
+
+    def num_seen(self, pixels_N2: Tensor, codes_NC: Tensor, camera: Camera, pose: Rigid3d) -> int:
+        """How many landmarks the image shows where a pose, cam_from_center, puts them.
+
+        The other arguments are those of `fit`.
+        """
+        keys_YXD = self._keys(pixels_N2, codes_NC)
+        return len(self._seen(keys_YXD, pose, camera, _NEAR_CELLS)[0])
 
     def holds(
         self, refined: Rigid3d, start: Rigid3d, pixels_N2: Tensor, points_N3: Tensor, camera: Camera
@@ -114,6 +120,12 @@ class LandmarkFit:
             for pose in (refined, start)
         )
         return after if after >= max(_LEAST_KEPT * before, self._config.min_inlier_ratio) else None
+
+    def _keys(self, pixels_N2: Tensor, codes_NC: Tensor) -> Tensor:
+        """Keys (rows, columns, D) of all cells of an image."""
+        columns = int(pixels_N2[:, 0].argmax()) + 1
+        keys_ND = keys_of(codes_NC.cpu(), self._basis_CD)
+        return keys_ND.reshape(-1, columns, keys_ND.shape[1])
 
     def _seen(
         self,

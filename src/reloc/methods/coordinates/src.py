@@ -287,7 +287,7 @@ METHOD = Method(
         width=64,
         num_images=60,
         cells_per_image=400,
-        steps=500,
+        steps=200,
         batch_size=512,
         branching=6,
         # Eight neighbouring views of so few pixels tell no depth.
