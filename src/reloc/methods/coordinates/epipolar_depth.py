@@ -22,6 +22,8 @@ _MAX_ANGLE_DEG = 60.0
 # Cells that are looked for at once, in all views together, and those of a view among which they
 # are.
 _MAX_ASKED, _MAX_CANDIDATES = 200_000, 2500
+# Cells that are compared with another view's at once: a processor's cache holds their cosines.
+_AT_ONCE = 256
 # A cell is 8 px wide: the middle of the right one may be so far from the line.
 _MAX_LINE_PX = 8.0
 _MIN_COSINE = 0.6
@@ -112,11 +114,19 @@ def _depth_from(
     essential_33 = skew(other_from_view.translation) @ other_from_view.rotation
     lines_K3 = (rays_K3.double() @ essential_33.T).float()
     lines_K3 = lines_K3 / lines_K3[:, :2].norm(dim=1, keepdim=True).clamp_min(1e-12)
-    off_line_px_KM = (lines_K3 @ rays_M3.T).abs() * float(cells.focal_px_V[other])
-    codes_KC, codes_MC = buffer.codes_NC[asked_K], buffer.codes_NC[candidates_M]
+    max_off = _MAX_LINE_PX / float(cells.focal_px_V[other])
     # Codes have mean square 1.
-    cosine_KM = (codes_KC.to(kind) @ codes_MC.to(kind).T).float() / codes_KC.shape[1]
-    cosine_K, best_K = cosine_KM.masked_fill_(off_line_px_KM > _MAX_LINE_PX, -1.0).max(dim=1)
+    codes_KC = buffer.codes_NC[asked_K].float() / buffer.codes_NC.shape[1]
+    codes_KC, codes_CM = codes_KC.to(kind), buffer.codes_NC[candidates_M].to(kind).T
+
+    def most_alike(lines_K3: Tensor, codes_KC: Tensor) -> tuple[Tensor, Tensor]:
+        far_KM = (lines_K3 @ rays_M3.T).abs_() > max_off
+        cosine_K, best_K = (codes_KC @ codes_CM).masked_fill_(far_KM, -1.0).max(dim=1)
+        return cosine_K.float(), best_K
+
+    parts = zip(lines_K3.split(_AT_ONCE), codes_KC.split(_AT_ONCE), strict=True)
+    cosines, bests = zip(*(most_alike(*part) for part in parts), strict=True)
+    cosine_K, best_K = torch.cat(cosines), torch.cat(bests)
     depth_K, parallax_K = _depth_where_rays_meet(rays_K3, rays_M3[best_K], other_from_view)
     uncertain_K = _HALF_CELL_PX / float(cells.focal_px_V[other]) / parallax_K
     usable_K = (cosine_K > _MIN_COSINE) & (uncertain_K < _MAX_UNCERTAIN_ALONE) & (depth_K > 0)
