@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,32 @@ def test_interrupted_and_gone_on_with_is_as_if_never_interrupted(
 
     fit(resumed, remaining, config, run, "resumed")
     assert steps == list(range(17, 30))
+    assert _weights(resumed) == _weights(whole)
+
+
+def test_a_step_that_was_interrupted_half_way_is_taken_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its checkpoint is the one before it, not its weights under the number of that before."""
+    config = FitConfig(30, lambda _: 0.01, checkpoint_s=0.0)
+    whole = _network()
+    fit(whole, lambda step: _loss_at(whole, step), config, Run(), "whole")
+    run, stopped, steps_taken = Run(checkpoint_folder=tmp_path), _network(), 0
+    step_of_adamw = torch.optim.AdamW.step
+
+    def interrupted(self: torch.optim.AdamW, *args: Any) -> None:
+        nonlocal steps_taken
+        step_of_adamw(self, *args)
+        steps_taken += 1
+        if steps_taken == 17:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(stopped, lambda step: _loss_at(stopped, step), config, run, "stopped")
+    resumed = _network(seed=5)
+    fit(resumed, lambda step: _loss_at(resumed, step), config, run, "resumed")
     assert _weights(resumed) == _weights(whole)
 
 

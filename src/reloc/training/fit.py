@@ -99,7 +99,7 @@ def fit(
         if on_checkpoint:
             on_checkpoint(averaged if config.average else network.state_dict(), step, seconds)
 
-    done = first
+    done, whole = first, True
     recent: list[Tensor] = []
     try:
         for step in run.progress.track(range(first, config.steps), description):
@@ -111,11 +111,12 @@ def fit(
             loss = loss_at(step)
             loss.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.max_gradient_norm)
+            whole = False
             for optimizer in optimizers:
                 optimizer.step()
             if config.average:
                 _average(averaged, network, min(config.average, (step + 1) / (step + 10)))
-            done = step + 1
+            done, whole = step + 1, True
             recent.append(loss.detach())
             if (step + 1) % _LOG_EVERY == 0:
                 mean = float(torch.stack(recent).mean())
@@ -127,7 +128,9 @@ def fit(
                 save(step + 1)
                 last_saved = time.monotonic()
     except KeyboardInterrupt:
-        save(done)
+        # Half of a step would be taken twice: the checkpoint before it serves.
+        if whole:
+            save(done)
         raise
     save(config.steps)
     if config.average:

@@ -235,6 +235,22 @@ def test_a_run_that_is_killed_goes_on_to_the_same_map(
     assert _same(whole, gone_on)
 
 
+def test_from_nothing_a_view_that_cannot_be_read_is_named_and_left_out(
+    small_room: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> Tensor:
+        raise InputError("frame.png is cut short")
+
+    nothing = next(case for case in CASES if case.config.start == "nothing")
+    config = replace(nothing.config, steps=12, end_to_end_steps=1)
+    views = small_room.mapping[:6]
+    broken = [replace(view, image_reader=fail) for view in views]
+    nothing.module.build_map([broken[0], *views[1:]], config, Run())
+    assert caplog.text.count("frame.png is cut short") >= 1
+    with pytest.raises(InputError):
+        nothing.module.build_map(broken, config, Run())
+
+
 # ------------------------------------------------------------------------------ depth
 
 
@@ -356,6 +372,19 @@ def test_a_query_without_depth_is_refused_by_name(rgbd_map: Tensors, small_room:
     assert len(localizer.localize([query])) == 1
     with pytest.raises(InputError, match=rf"query {query.name} has no depth"):
         localizer.localize([replace(query, depth=None)])
+
+
+def test_depth_does_not_hide_that_the_focal_length_is_unknown(
+    rgbd_map: Tensors, small_room: Scene
+) -> None:
+    view = small_room.queries[0]
+    true_px = float(view.camera.focal.mean())
+    guess = view.camera.with_focal(1.5 * true_px, has_prior_focal=False)
+    knowing = _knowing(RGBD, rgbd_map)
+    query, pixels_N2, points_N3 = knowing.seen(view)
+    answer = knowing._pose(replace(query, camera=guess), pixels_N2, points_N3)
+    assert answer.camera is not None
+    assert float(answer.camera.focal.mean()) == pytest.approx(true_px, rel=0.02)
 
 
 def test_a_map_for_queries_with_depth_needs_views_with_depth(small_room: Scene) -> None:

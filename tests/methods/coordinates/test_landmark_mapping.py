@@ -15,6 +15,7 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods import get_method
 from reloc.methods.coordinates.ace import AceConfig
 from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
+from reloc.methods.coordinates.cells import known_depth
 from reloc.methods.coordinates.landmarks import find_landmarks
 from reloc.scenes.scene import Scene
 from reloc.steps import build_map, evaluate, load_scene, localize, update_map
@@ -82,6 +83,25 @@ def test_many_sightings_average_the_noise_of_each() -> None:
 
 def test_sightings_of_other_points_do_not_count() -> None:
     assert float(_errors(*_arc(0.5, shuffled=0.2)).median()) * 2.0 < 0.012
+
+
+def test_cells_of_views_without_depth_are_triangulated_beside_those_that_have_it() -> None:
+    cells, cameras, truth = _arc(0.5)
+    asked, depth_N = AceConfig(depth=True), torch.full((len(cells),), torch.nan)
+    triangulated_N = known_depth(cells, AceConfig(), RUN)
+    # Where no view has depth it is as if it had not been asked for.
+    assert torch.equal(known_depth(cells, asked, RUN).isfinite(), triangulated_N.isfinite())
+    measured_N = cells.buffer.view_N < 4
+    in_camera_VN3 = cells.cam_from_world[:, None] @ (2.0 * truth + cameras.center_3)
+    depth_N[measured_N] = in_camera_VN3[..., 2].flatten().float()[measured_N]
+    some = replace(cells, buffer=replace(cells.buffer, depth_N=depth_N))
+    known_N = known_depth(some, asked, RUN)
+    assert torch.equal(known_N[measured_N], depth_N[measured_N])
+    assert torch.equal(known_N[~measured_N].isfinite(), triangulated_N[~measured_N].isfinite())
+    # Measured points stay where they are; the others are placed again, as without depth.
+    found = find_landmarks(some, cameras, asked, 2000, 64, RUN)
+    error_L = torch.cdist(found.points_L3.double(), truth.double()).amin(1)
+    assert float(error_L.median()) < 2e-3
 
 
 def test_views_from_one_direction_place_nothing() -> None:

@@ -25,6 +25,7 @@ from reloc.methods.coordinates.parts import (
     train_parts,
 )
 from reloc.nn.encoder import SIZES, Encoder
+from reloc.nn.shared_encoder import encoder_record
 from reloc.progress import Item, Silent
 from reloc.scenes.scene import Query, Scene
 
@@ -129,6 +130,18 @@ def test_an_interrupted_map_has_the_parts_so_far_and_goes_on_to_the_same_map(
     assert sum(len(part["replay.codes"]) for part in parts_of(whole).values()) == 64
 
 
+def test_a_map_that_was_interrupted_in_its_first_part_can_be_asked(
+    encoder: Encoder, small_room: Scene
+) -> None:
+    run = Run(progress=_InterruptedIn(part=0))
+    with pytest.raises(UnfinishedMapError) as stopped:
+        _train(encoder, small_room, run)
+    tensors = {**stopped.value.tensors, **encoder_record("base")}
+    assert list(parts_of(tensors)) == ["part_0."]
+    localizer = parts.localizer(tensors, CONFIG, Run())
+    assert len(localizer.localize([small_room.queries[0].query()])) == 1
+
+
 # Asking
 
 
@@ -140,6 +153,12 @@ class _Part:
 
     def points(self, encoded: EncodedQuery) -> tuple[torch.Tensor, torch.Tensor]:
         return encoded.pixels_N2, encoded.codes_NC[:, :3].float()
+
+    def settled(
+        self, encoded: EncodedQuery, answer: PoseEstimate, *_: torch.Tensor
+    ) -> PoseEstimate:
+        del encoded
+        return answer
 
     def pose(
         self, query: Query, pixels_N2: torch.Tensor, points_N3: torch.Tensor, max_iterations: int

@@ -97,7 +97,7 @@ def given_cells(monkeypatch: pytest.MonkeyPatch) -> None:
         return _cells(views, seed=1)
 
     monkeypatch.setattr(update, "encode_cells", given)
-    monkeypatch.setattr(update, "encoder_of", lambda *_: torch.nn.Identity())
+    monkeypatch.setattr(update, "encoder_of_map", lambda *_: torch.nn.Identity())
     monkeypatch.setattr(
         update, "learned_and_left_out", lambda views: (list(range(len(views))), range(0))
     )

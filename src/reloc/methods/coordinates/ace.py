@@ -83,7 +83,9 @@ def refiner(tensors: Tensors, config: AceConfig, run: Run) -> Refiner:
     """
     if not holds_landmarks(tensors):
         raise InputError(
-            "a map of layers cannot refine poses: map the scene with `ace` as it is by default"
+            "a map of layers cannot refine poses, nor one of several parts: map with --head "
+            "landmarks --num-parts 1, and with more views where the log says that layers are "
+            "trained instead"
         )
     return LandmarkRefiner(encoder_of_map(tensors, config.encoder, run), tensors, config, run)
 

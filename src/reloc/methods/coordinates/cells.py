@@ -59,9 +59,22 @@ def encode_cells(
 def known_depth(cells: PosedCells, config: CoordinatesConfig, run: Run, wanted: int = 0) -> Tensor:
     """Depth (N,) of the cells before any training, NaN where it is not known.
 
-    Where it is triangulated, of at least as many as are `wanted`, if there are as many.
+    Measured, where the settings ask for depth maps, and triangulated where a view has none: of at
+    least as many as are `wanted`, if there are as many.
     """
-    return cells.buffer.depth_N if config.depth else triangulated_depth(cells, run, wanted)
+    measured_N = measured_depth(cells, config)
+    view_N = cells.buffer.view_N.long()
+    with_depth_V = view_N[measured_N.isfinite()].bincount(minlength=len(cells.focal_px_V)) > 0
+    if bool(with_depth_V[view_N].all()):
+        return measured_N
+    triangulated_N = triangulated_depth(cells, run, wanted).to(measured_N.device)
+    return torch.where(measured_N.isfinite(), measured_N, triangulated_N)
+
+
+def measured_depth(cells: PosedCells, config: CoordinatesConfig) -> Tensor:
+    """Depth (N,) of the cells by the views' depth maps; NaN everywhere where they are not asked."""
+    depth_N = cells.buffer.depth_N
+    return depth_N if config.depth else torch.full_like(depth_N, torch.nan)
 
 
 def views_to_encode(cam_from_world: Rigid3d, scale: float, count: int) -> list[int]:

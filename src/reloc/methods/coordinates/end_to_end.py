@@ -336,7 +336,8 @@ class HypothesisLocalizer(CoordinatesLocalizer):
                 f"query {query.name} has no depth and the map is for queries with depth: give its "
                 "depth, or build a map without query_depth"
             )
-        if not query.camera.has_prior_focal and not config.query_depth:
+        if not query.camera.has_prior_focal:
+            # Depth on rays that nobody knows is no points: the focal length comes with the pose.
             return super()._pose(query, pixels_N2, points_N3)
         pixels_N2 = pixels_N2.double()
         rays_N2 = query.camera.cam_from_img(pixels_N2)

@@ -59,7 +59,7 @@ def triangulated_depth(cells: PosedCells, run: Run, wanted: int = 0) -> Tensor:
                 _depth_from(cells, view, asked, other, of_view[other], kind) for other in seen_in
             ]
             depths, uncertain = zip(*found, strict=True)
-            depth_N[asked] = _agreed(torch.stack(depths), torch.stack(uncertain))
+            depth_N[asked] = _agreed(torch.stack(depths), torch.stack(uncertain)).cpu()
         if int(depth_N.isfinite().sum()) >= wanted:
             break
     return depth_N
@@ -108,7 +108,7 @@ def _depth_from(
     are compared in the arithmetic `kind`.
     """
     buffer, poses = cells.buffer, cells.cam_from_world
-    other_from_view = poses[other] @ poses[view].inverse()
+    other_from_view = (poses[other] @ poses[view].inverse()).to(buffer.rays_N2.device)
     rays_K3 = _homogeneous(buffer.rays_N2[asked_K])
     rays_M3 = _homogeneous(buffer.rays_N2[candidates_M])
     essential_33 = skew(other_from_view.translation) @ other_from_view.rotation

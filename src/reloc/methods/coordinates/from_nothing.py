@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reloc.contract import Run
+from reloc.input_error import InputError
 from reloc.methods.coordinates.cameras import MappingCameras
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.points import Loss
@@ -19,6 +20,9 @@ from reloc.training.buffer import FeatureBuffer, Look, take_look
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
 from reloc.training.schedule import one_cycle
+
+# Views that are drawn for a step until one can be read.
+_MOST_DRAWS = 100
 
 
 class Trunk(nn.Module):
@@ -50,16 +54,31 @@ def train_from_nothing(
         run: device, seed, progress.
 
     Raises:
-        InputError: a view cannot be read, or shows nothing.
+        InputError: hardly a view can be read and shows something.
     """
     network = nn.ModuleList([trunk, head])
 
+    left_out: set[int] = set()
+
     def look_at(step: int) -> tuple[int, Look, Tensor]:
         rng = np.random.default_rng((run.seed, step))
-        index = learned[int(rng.integers(len(learned)))]
-        look = take_look(views[index], config.short_side_px, config.augmentation, rng, config.depth)
-        cells = look.usable_N.nonzero()[:, 0]
-        return index, look, cells[torch.from_numpy(rng.permutation(len(cells)))]
+        for _ in range(_MOST_DRAWS):
+            index = learned[int(rng.integers(len(learned)))]
+            try:
+                look = take_look(
+                    views[index], config.short_side_px, config.augmentation, rng, config.depth
+                )
+            except InputError as error:
+                if index not in left_out:
+                    run.log.warning("left out: %s", error)
+                left_out.add(index)
+                continue
+            cells = look.usable_N.nonzero()[:, 0]
+            return index, look, cells[torch.from_numpy(rng.permutation(len(cells)))]
+        raise InputError(
+            f"hardly one of the {len(learned)} mapping images can be read and has texture: the "
+            "warnings name them"
+        )
 
     coming = None
 

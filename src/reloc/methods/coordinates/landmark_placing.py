@@ -46,6 +46,14 @@ class Placed:
         """Some of them."""
         return Placed(self.points_L3[chosen], self.codes_LC[chosen])
 
+    def where(self, chosen_L: Tensor, other: Placed) -> Placed:
+        """Those that are chosen, and in the places of the rest the other ones."""
+        chosen_L1 = chosen_L[:, None]
+        return Placed(
+            torch.where(chosen_L1, self.points_L3, other.points_L3),
+            torch.where(chosen_L1, self.codes_LC, other.codes_LC),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class _Sightings:

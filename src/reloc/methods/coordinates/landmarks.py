@@ -21,7 +21,12 @@ from reloc.contract import Run, Tensors
 from reloc.estimation.trials import covariance_scale
 from reloc.input_error import InputError
 from reloc.methods.coordinates.cameras import MappingCameras, mapping_cameras
-from reloc.methods.coordinates.cells import encode_cells, known_depth, learned_and_left_out
+from reloc.methods.coordinates.cells import (
+    encode_cells,
+    known_depth,
+    learned_and_left_out,
+    measured_depth,
+)
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.landmark_placing import Placed, placed_again
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
@@ -164,10 +169,12 @@ def find_landmarks(
         _unprojected(cells, cameras, cells_L, depth_N[cells_L]), buffer.codes_NC[cells_L].float()
     )
     placed = start
-    if not config.depth:
-        placed, agreeing_L = placed_again(start, cells, cameras, cells_L, generator, run)
-        kept_L = agreeing_L >= _MIN_AGREEING
-        placed, view_L = placed.at(kept_L), view_L[kept_L]
+    measured_L = measured_depth(cells, config)[cells_L].isfinite()
+    if not bool(measured_L.all()):
+        again, agreeing_L = placed_again(start, cells, cameras, cells_L, generator, run)
+        kept_L = measured_L | (agreeing_L >= _MIN_AGREEING)
+        placed = start.where(measured_L, again).at(kept_L)
+        view_L = view_L[kept_L]
     placed, view_L = placed.at(slice(num_landmarks)), view_L[:num_landmarks]
     reach = _cell_sizes(placed.points_L3, view_L, cameras).median() if len(view_L) else 0.0
     return Landmarks(

@@ -186,13 +186,22 @@ class CoordinatesLocalizer:
         pixels_N2, points_N3 = self.points(encoded)
         head_ms = watch.lap_ms()
         answer = self._pose(encoded.query, pixels_N2, points_N3)
-        if self._landmarks is not None and _is_doubtful(answer):
-            answer = self._best_seen(self._landmarks, encoded, answer, pixels_N2, points_N3)
-        stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": watch.lap_ms()}
-        if self._landmarks is not None and self._refines and answer.cam_from_world is not None:
-            answer = self._refined(self._landmarks, encoded, answer, pixels_N2, points_N3)
+        pose_ms = watch.lap_ms()
+        answer = self.settled(encoded, answer, pixels_N2, points_N3)
+        stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": pose_ms}
+        if self._landmarks is not None:
             stages_ms["refine"] = watch.lap_ms()
         return replace(answer, stage_ms=stages_ms)
+
+    def settled(
+        self, encoded: EncodedQuery, answer: PoseEstimate, pixels_N2: Tensor, points_N3: Tensor
+    ) -> PoseEstimate:
+        """An answer by the points of cells, after what landmarks have to say of it."""
+        if self._landmarks is not None and _is_doubtful(answer):
+            answer = self._best_seen(self._landmarks, encoded, answer, pixels_N2, points_N3)
+        if self._landmarks is not None and self._refines and answer.cam_from_world is not None:
+            answer = self._refined(self._landmarks, encoded, answer, pixels_N2, points_N3)
+        return answer
 
     def _best_seen(
         self,

@@ -258,11 +258,11 @@ def localizer(tensors: Tensors, config: PartsConfig, run: Run) -> Localizer:
     """
     parts = parts_of(tensors)
     encoder = encoder_of_map(tensors, config.encoder, run)
-    if len(parts) == 1:
+    if "" in parts:
         return CoordinatesLocalizer(encoder, tensors, config, run)
     choose: Choose = partial(ask_all, len(parts))
     if "looks" in tensors:
-        choose = partial(_ask_most_alike, tensors, config)
+        choose = partial(_ask_most_alike, tensors, len(parts), config)
     return PartsLocalizer(encoder, tensors, choose, config, run)
 
 
@@ -272,9 +272,13 @@ def ask_all(num_parts: int, codes_NC: Tensor) -> Mapping[int, int]:
     return dict.fromkeys(range(num_parts), MAX_ITERATIONS)
 
 
-def _ask_most_alike(tensors: Tensors, config: PartsConfig, codes_NC: Tensor) -> Mapping[int, int]:
+def _ask_most_alike(
+    tensors: Tensors, num_parts: int, config: PartsConfig, codes_NC: Tensor
+) -> Mapping[int, int]:
     """Those parts that the query looks most like."""
-    return dict.fromkeys(most_alike(tensors, codes_NC)[: config.num_asked], MAX_ITERATIONS)
+    # Of a map whose making was interrupted not all parts are there that views look like.
+    there = [number for number in most_alike(tensors, codes_NC) if number < num_parts]
+    return dict.fromkeys(there[: config.num_asked], MAX_ITERATIONS)
 
 
 class PartsLocalizer:
@@ -307,7 +311,7 @@ class PartsLocalizer:
         watch = Watch(self._run.device)
         asked = self._choose(encoded.codes_NC)
         choose_ms, head_ms, pose_ms = watch.lap_ms(), 0.0, 0.0
-        best = PoseEstimate(None)
+        best, settle = PoseEstimate(None), None
         for number, samples in asked.items():
             part = self._parts[number]
             pixels_N2, points_N3 = part.points(encoded)
@@ -317,6 +321,10 @@ class PartsLocalizer:
             pose_ms += watch.lap_ms()
             if (answer.num_inliers or 0) > (best.num_inliers or 0):
                 best = answer
+                settle = partial(part.settled, encoded, answer, pixels_N2, points_N3)
+        if settle is not None:
+            best = settle()
+            pose_ms += watch.lap_ms()
         stage_ms = {"encode": encoded.encode_ms, "choose": choose_ms}
         return replace(best, stage_ms={**stage_ms, "head": head_ms, "pose": pose_ms})
 

@@ -9,7 +9,7 @@ is as accurate on our encoder's codes, begins from further off, and takes one st
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,19 @@ _TEMPERATURE = 0.03
 _LOSS_SCALE_PX = 1.0
 # A refined pose on which a smaller share of what agreed before agrees is worse.
 _LEAST_KEPT = 0.75
+
+
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """All cells of an image.
+
+    Attributes:
+        keys_YXD: of each.
+        size_2: of a cell, in pixels of the image: across, down.
+    """
+
+    keys_YXD: Tensor
+    size_2: Tensor
 
 
 class LandmarkFit:
@@ -74,17 +87,17 @@ class LandmarkFit:
             start: cam_from_center.
             from_far: whether `start` may be off by some cells, not by a part of one.
         """
-        keys_YXD = self._keys(pixels_N2, codes_NC)
+        cells = self._cells(pixels_N2, codes_NC)
         scale = min(camera.width, camera.height) / self._config.short_side_px
         max_error_px = scale * self._config.max_error_px
         if from_far:
-            seen = self._seen(keys_YXD, start, camera, _FAR_CELLS, _MOST_FROM_FAR)
+            seen = self._seen(cells, start, camera, _FAR_CELLS, _MOST_FROM_FAR)
             found = estimate_absolute_pose(*seen, camera, max_error_px, seed=self._seed)
             if found is None:
                 return None
             start, camera = found.cam_from_world, found.camera
         camera = replace(camera, has_prior_focal=True)
-        seen = self._seen(keys_YXD, start, camera, _NEAR_CELLS)
+        seen = self._seen(cells, start, camera, _NEAR_CELLS)
         return refine_absolute_pose(*seen, camera, start, max_error_px, scale * _LOSS_SCALE_PX)
 
     def num_seen(self, pixels_N2: Tensor, codes_NC: Tensor, camera: Camera, pose: Rigid3d) -> int:
@@ -92,8 +105,8 @@ class LandmarkFit:
 
         The other arguments are those of `fit`.
         """
-        keys_YXD = self._keys(pixels_N2, codes_NC)
-        return len(self._seen(keys_YXD, pose, camera, _NEAR_CELLS)[0])
+        cells = self._cells(pixels_N2, codes_NC)
+        return len(self._seen(cells, pose, camera, _NEAR_CELLS)[0])
 
     def holds(
         self, refined: Rigid3d, start: Rigid3d, pixels_N2: Tensor, points_N3: Tensor, camera: Camera
@@ -121,23 +134,24 @@ class LandmarkFit:
         )
         return after if after >= max(_LEAST_KEPT * before, self._config.min_inlier_ratio) else None
 
-    def _keys(self, pixels_N2: Tensor, codes_NC: Tensor) -> Tensor:
-        """Keys (rows, columns, D) of all cells of an image."""
+    def _cells(self, pixels_N2: Tensor, codes_NC: Tensor) -> _Cells:
         columns = int(pixels_N2[:, 0].argmax()) + 1
         keys_ND = keys_of(codes_NC.cpu(), self._basis_CD)
-        return keys_ND.reshape(-1, columns, keys_ND.shape[1])
+        keys_YXD = keys_ND.reshape(-1, columns, keys_ND.shape[1])
+        # The first cell begins in the corner. The last may end before the image does.
+        return _Cells(keys_YXD, 2 * pixels_N2[0].double())
 
     def _seen(
         self,
-        keys_YXD: Tensor,
+        cells: _Cells,
         cam_from_center: Rigid3d,
         camera: Camera,
         radius: int,
         most: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Pixels (N, 2) at which landmarks are seen that should be near there, and the points."""
+        keys_YXD, cell_2 = cells.keys_YXD, cells.size_2
         rows, columns, _ = keys_YXD.shape
-        cell_2 = torch.tensor([camera.width / columns, camera.height / rows], dtype=torch.float64)
         points_cam_L3 = cam_from_center @ self._points_L3
         at_L2 = camera.img_from_cam(points_cam_L3) / cell_2 - 0.5
         inside_L = (points_cam_L3[:, 2] > 0) & at_L2.isfinite().all(1)

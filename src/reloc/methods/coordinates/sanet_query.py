@@ -174,7 +174,9 @@ class SanetLocalizer:
         decoded = time.perf_counter()
         if seen is None:
             return PoseEstimate(None)
-        find = self._pose_by_depth if self._config.query_depth else self._pose_by_pixels
+        # Depth on rays that nobody knows is no points: the focal length comes with the pose.
+        measured = self._config.query_depth and query.camera.has_prior_focal
+        find = self._pose_by_depth if measured else self._pose_by_pixels
         answer = find(query, seen)
         stage_ms = {
             "points": 1e3 * (decoded - started),

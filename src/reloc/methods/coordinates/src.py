@@ -151,7 +151,7 @@ def build_map(views: Sequence[View], config: SrcConfig, run: Run) -> Tensors:
     cameras = mapping_cameras(views, config, run.device)
     learned, trials = learned_and_left_out(views)
     cells = encode_cells(encoder, views, learned, cameras.scale, config, run)
-    depth_N = known_depth(cells, config, run)
+    depth_N = known_depth(cells, config, run).cpu()
     known_K = depth_N.isfinite().nonzero()[:, 0]
     if len(known_K) < _FEWEST_POINTS:
         raise InputError(
@@ -255,7 +255,7 @@ def _points_in_frame(
     rays_K3 = functional.pad(cells.buffer.rays_N2.cpu()[known_K].double(), (0, 1), value=1.0)
     world_from_cam = cells.cam_from_world.inverse()[cells.buffer.view_N.cpu().long()[known_K]]
     points_K13 = world_from_cam @ (rays_K3 * depth_N[known_K, None])[:, None]
-    return ((points_K13[:, 0] - cameras.center_3) / cameras.scale).float()
+    return ((points_K13[:, 0] - cameras.center_3.cpu()) / cameras.scale).float()
 
 
 def localizer(tensors: Tensors, config: SrcConfig, run: Run) -> Localizer:
