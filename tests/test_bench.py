@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from reloc.bench import Task, read_rows, run_bench, runs_folder
 from reloc.cli import main
 from reloc.input_error import InputError
 from reloc.progress import Silent
+from reloc.viewing.rows import Row
 from test_cli import write_scene
 
 MACHINE = ("--threads", "2")
@@ -78,6 +80,40 @@ def test_words_reach_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     # The memory of scoring is not the method's.
     assert row["peak_rss_mb"] == 500.0
     assert row["stage_ms"] == {"read": 1.5, "encode": 20.0}
+
+
+@pytest.mark.parametrize("name", ["my room", "bob's room"])
+@pytest.mark.parametrize("options", [[], ["--half-turn"]])
+def test_folders_with_blanks_and_apostrophes(
+    name: str,
+    options: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    folder, path = tmp_path / name, tmp_path / "rows.jsonl"
+    folder.mkdir()
+    # The shell took the quotes away, but for those inside of the quotes around an option.
+    typed = shlex.join([str(folder), *options]) if options else str(folder)
+    steps = Steps(monkeypatch, failing="localize")
+    words = ["bench", "--methods", "thumbnail", "--scenes", typed, "--out", str(path)]
+    assert main([*words, "--json"]) == 1
+    assert steps.ran[0][: 3 + len(options)] == ["map", "thumbnail", str(folder), *options]
+    (row,) = json.loads(capfd.readouterr().out)
+    assert name.replace(" ", "-").replace("'", "-") in row["files"]
+    # The page finds its words again, also where the folder is gone.
+    folder.rmdir()
+    assert main(["report", str(path), "--out", str(tmp_path / "page"), "--json"]) == 0
+    assert Row.from_json(row).scene == name
+
+
+def test_a_quote_that_is_not_closed_is_said(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for asked in (["sift", f"{tmp_path}'s"], ["sift 'x", str(tmp_path)]):
+        words = ["bench", "--methods", asked[0], "--scenes", asked[1], "--out"]
+        assert main([*words, str(tmp_path / "rows.jsonl")]) == 2
+        assert "No closing quotation" in capfd.readouterr().err
 
 
 def test_a_failed_row_is_recorded_and_the_others_go_on(

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import safetensors.torch
+from PIL import ExifTags, Image
 
 from reloc.cli import main
 from reloc.commands import COMMANDS, get_command
@@ -137,6 +138,8 @@ def test_methods_lists_the_table(capfd: pytest.CaptureFixture[str]) -> None:
         (["map", "thumbnail", "SCENE"], "--out"),
         (["map", "thumbnail", "nowhere", "--out", "OUT"], "nowhere"),
         (["map", "--seed", "1"], "METHOD"),
+        (["map", "--out", "OUT", "sfit", "SCENE"], "perhaps 'sift'"),
+        (["map", "--split", "sift", "thumbnail", "SCENE", "--out", "OUT"], "say METHOD first"),
         (["localize", "MAP", "--out", "OUT"], "nothing is asked"),
         (["localize", "MAP", "IMAGE", "--out", "OUT", "--camera", "PINHOLE,1"], "--camera"),
         (["localize", "MAP", "IMAGE", "IMAGE", "--out", "OUT"], "2 times"),
@@ -216,6 +219,38 @@ def test_a_mapping_photo_is_found_where_it_was_taken(
     assert "-0.4000 0.0000 0.0000" in capfd.readouterr().out.replace("-0.0000", "0.0000")
 
 
+def test_a_photo_stored_upside_down_is_turned_with_a_focal_length_too(
+    scene: Path, built: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    photo, exif = tmp_path / "photo.jpg", Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(scene / "images" / "004.jpg") as image:
+        image.rotate(180).save(photo, exif=exif, quality=95)
+    out = str(tmp_path / "answer.jsonl")
+    capfd.readouterr()
+    words = ["localize", str(built), str(photo), "--focal", "150", "--out", out, "--json"]
+    assert main(words) == 0
+    (answer,) = json.loads(capfd.readouterr().out)["answers"]
+    assert answer["center_world"] == pytest.approx([-0.4, 0, 0])
+
+
+def test_a_photo_of_another_size_than_the_camera_is_refused_before_the_others_are_asked(
+    scene: Path,
+    built: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = tmp_path / "large.jpg"
+    cv2.imwrite(str(large), np.zeros((240, 320, 3), np.uint8))
+    monkeypatch.setattr("reloc.steps.localize", lambda *_: pytest.fail("a photo was asked"))
+    words = ["localize", str(built), str(scene / "images/004.jpg"), str(large)]
+    words += ["--out", str(tmp_path / "o"), "--camera", "SIMPLE_PINHOLE,160,120,150,80,60"]
+    line = refused(words, capfd)
+    assert "large.jpg is 320x240" in line
+    assert "multiply them by 2 (width and height included)" in line
+
+
 def test_doctor_says_what_it_cannot_test(scene: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """These images have nothing in common: no match, so no verdict."""
     assert main(["doctor", str(scene), "--json"]) == 0
@@ -239,12 +274,14 @@ def test_doctor_names_the_option_that_mends_a_real_scene(
 
 
 def test_settings_reach_the_map(scene: Path, tmp_path: Path) -> None:
-    words = ["map", "thumbnail", str(scene), "--seed", "7", "--num-pixels", "99"]
-    assert main([*words, "--threads", "1", "--out", str(tmp_path / "map")]) == 0
-    content = json.loads((tmp_path / "map/map.json").read_text())
-    assert content["config"]["num_pixels"] == 99
-    assert content["provenance"]["seed"] == 7
-    assert content["provenance"]["threads"] == 1
+    words = ["thumbnail", str(scene), "--seed", "7", "--num-pixels", "99"]
+    # Options may be said before METHOD, too.
+    for name, said in (("a", [*words, "--threads", "1"]), ("b", ["--threads", "1", *words])):
+        assert main(["map", "--out", str(tmp_path / name), *said]) == 0
+        content = json.loads((tmp_path / name / "map.json").read_text())
+        assert content["config"]["num_pixels"] == 99
+        assert content["provenance"]["seed"] == 7
+        assert content["provenance"]["threads"] == 1
 
 
 def test_threads_are_those_of_the_variable_else_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:

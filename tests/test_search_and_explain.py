@@ -1,27 +1,39 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
+import tyro
 
 import reloc
 from reloc import steps
 from reloc.cli import main
+from reloc.commands.options import scene_words
+from reloc.commands.parsing import SceneWords, parse_scene
 from reloc.commands.search import figure_of, folds_of
-from reloc.commands.search_space import DEFAULT_SPACE, Choice, parse_space, with_values
+from reloc.commands.search_space import (
+    DEFAULT_SPACE,
+    Choice,
+    parse_space,
+    setting_words,
+    with_values,
+)
 from reloc.contract import Run
 from reloc.input_error import InputError
 from reloc.methods import get_method
+from reloc.scenes.options import LoadOptions
 from reloc.scenes.scene import Scene
 
 
 @dataclass(frozen=True)
 class Inner:
     beta: float = 1.0
+    learned: bool = True
 
 
 @dataclass(frozen=True)
@@ -77,6 +89,23 @@ def test_values_reach_settings_of_settings() -> None:
         with_values(Settings(), {"width": 501})
 
 
+def test_the_words_of_settings_are_understood_again() -> None:
+    values = {"rate": 0.5, "on": True, "loss.beta": 5.0, "loss.learned": False}
+    words = setting_words(Settings(), values)
+    assert words == ["--rate", "0.5", "--on", "--loss.beta", "5.0", "--loss.no-learned"]
+    pairs_off = (tyro.conf.FlagCreatePairsOff,)
+    parsed = tyro.cli(Settings, args=words, default=Settings(), config=pairs_off)
+    assert parsed == with_values(Settings(), values)
+    # As it is already: no flag says so.
+    assert setting_words(Settings(), {"on": False, "loss.learned": True}) == []
+
+
+def test_the_words_of_a_scene_are_understood_again() -> None:
+    options = LoadOptions(unknown_focal=True, half_turn=True, metric=True, focal=500.0)
+    words = shlex.split(scene_words(Path("my room"), options))
+    assert parse_scene(words) == SceneWords(Path("my room"), options)
+
+
 def test_each_mapping_view_is_held_back_once_and_no_query_is_seen(small_room: Scene) -> None:
     folds = folds_of(small_room, 3, 5)
     names = [view.name for view in small_room.mapping]
@@ -125,6 +154,14 @@ def test_a_search_goes_on_where_it_stopped(
     assert second["best"]["figure"] <= first["best"]["figure"]
     assert set(second["best"]["settings"]) == {"blur_px", "num_pixels"}
     assert "--num-pixels" in second["command"]
+    # Figures of other folds or settings do not compare.
+    other = {"--folds": ["--folds", "3"], "--block": ["--block", "7"]}
+    other["--space"] = ["--space", "blur_px=0.0:6.0"]
+    for option, changed in other.items():
+        assert main([*words, "--trials", "4", *changed]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"was begun with {option} " in line
+    assert run(3) == second
 
 
 def test_explain_writes_three_pictures_and_refuses_methods_without_gradients(

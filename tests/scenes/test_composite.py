@@ -36,6 +36,12 @@ def test_inside_a_scene_nothing_changes_and_scenes_lie_apart(small_room: Scene) 
         torch.testing.assert_close(relative.matrix, before.matrix, rtol=0, atol=1e-9)
 
 
+def test_scenes_of_one_view_each_lie_apart(small_room: Scene) -> None:
+    alone = [Scene(f"room-{i}", [small_room.mapping[i]], [], "synthetic") for i in range(3)]
+    centers_N3 = torch.stack([view.center_world for view in composite(alone, gap=5.0).mapping])
+    assert float(torch.nn.functional.pdist(centers_N3).min()) > 5.0
+
+
 @pytest.fixture
 def campus(tmp_path: Path) -> Path:
     """A folder that lists two scenes of different layouts."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 
 from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
+from reloc.scenes import images
 from reloc.scenes.images import ImageHeader, query_from_image, read_depth, read_header, read_image
 
 ORIENTATION, FOCAL_35MM, FOCAL_MM = 0x0112, 0xA405, 0x920A
@@ -31,9 +34,8 @@ def write(path, image, orientation=None, **exif_ifd) -> None:
         exif[ORIENTATION] = orientation
     for tag, value in exif_ifd.items():
         exif.get_ifd(0x8769)[int(tag[1:], 16)] = value
-    Image.fromarray(image).save(
-        path, exif=exif, **({"quality": 95} if path.suffix == ".jpg" else {})
-    )
+    options: dict[str, Any] = {"quality": 95} if path.suffix == ".jpg" else {}
+    Image.fromarray(image).save(path, exif=exif, **options)
 
 
 # What EXIF says a viewer must do, as numpy does it.
@@ -83,6 +85,38 @@ class TestOrientation:
         assert not unknown.camera.has_prior_focal
         with pytest.raises(InputError, match=r"is 40x24 pixels but its intrinsics are for 80x48"):
             query_from_image(path, Camera.simple_pinhole(40.0, 80, 48))
+
+    @pytest.mark.parametrize("orientation", UPRIGHT)
+    @pytest.mark.parametrize("width", [40, 24])
+    def test_a_focal_length_does_not_take_the_turn_away(self, tmp_path, orientation, width):
+        path = tmp_path / "image.jpg"
+        write(path, picture(width, 24), orientation)
+        query = query_from_image(path, focal=33.0)
+        assert torch.equal(query.image, query_from_image(path).image)
+        assert_close(query.image, UPRIGHT[orientation](picture(width, 24)))
+        assert query.camera.focal.tolist() == [33.0, 33.0]
+        assert query.camera.has_prior_focal
+        with pytest.raises(InputError, match="cannot have focal length -1"):
+            query_from_image(path, focal=-1.0)
+
+    @pytest.mark.parametrize("orientation", UPRIGHT)
+    def test_a_tiff_is_upright_already(self, tmp_path, orientation):
+        path = tmp_path / "image.tif"
+        write(path, picture(), orientation)
+        upright = UPRIGHT[orientation](picture())
+        height, width = upright.shape[:2]
+        assert read_header(path) == ImageHeader(width, height)
+        for camera in (None, Camera.simple_pinhole(40.0, width, height)):
+            query = query_from_image(path, camera)
+            assert_close(query.image, upright)
+            assert (query.camera.width, query.camera.height) == (width, height)
+
+    def test_pixels_that_are_not_as_the_header_says_are_refused(self, tmp_path, monkeypatch):
+        path = tmp_path / "image.png"
+        write(path, picture())
+        monkeypatch.setattr(images, "read_header", lambda _: ImageHeader(40, 24, orientation=6))
+        with pytest.raises(InputError, match=r"should be 24x40 .* but is read as 40x24"):
+            query_from_image(path)
 
     def test_an_orientation_that_is_none_is_upright(self, tmp_path):
         write(tmp_path / "image.jpg", picture(), orientation=9)

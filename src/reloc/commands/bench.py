@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -52,12 +53,13 @@ def _run(arguments: BenchArguments, progress: Progress) -> Answer:
     for name, given in (("--methods", arguments.methods), ("--scenes", arguments.scenes)):
         if not given or any(not entry.strip() for entry in given):
             raise InputError(f"{name} needs at least one")
-    _check_words(arguments)
+    scenes = [_scene_words(scene) for scene in arguments.scenes]
+    _check_words(arguments.methods, scenes)
     threads = arguments.threads or default_threads()
     machine = ("--device", arguments.device, "--precision", arguments.precision)
     tasks = [
         Task(method, scene, seed, (*machine, "--threads", str(threads)))
-        for scene in arguments.scenes
+        for scene in scenes
         for method in arguments.methods
         for seed in arguments.seeds
     ]
@@ -71,18 +73,42 @@ def _run(arguments: BenchArguments, progress: Progress) -> Answer:
     return Answer(rows, shown, exit_code=1 if failed else 0)
 
 
-def _check_words(arguments: BenchArguments) -> None:
+def _scene_words(scene: str) -> str:
+    """A scene as the words that rows keep, with the quotes of a shell.
+
+    The shell that read them took the quotes of "my room" away: where a folder is called so, it is
+    one word. From here on, also where the folder is gone, nobody has to ask that again.
+    """
+    if Path(scene).is_dir():
+        return shlex.quote(scene)
+    _split("--scenes", scene)
+    return scene
+
+
+def _split(option: str, text: str) -> list[str]:
+    """The words of a text.
+
+    Raises:
+        InputError: a quote in it is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"{option} {text}: {error}") from error
+
+
+def _check_words(asked: Sequence[str], scenes: Sequence[str]) -> None:
     """Read all words once before the long work.
 
     Raises:
         InputError: a method, an option or a folder is unknown.
     """
-    for scene in arguments.scenes:
+    for scene in scenes:
         folder = parse_scene(shlex.split(scene)).scene
         if not folder.is_dir():
             raise InputError(f"--scenes: there is no folder {folder}")
-    for method in arguments.methods:
-        words = [*shlex.split(method), *shlex.split(arguments.scenes[0]), "--out", "map"]
+    for method in asked:
+        words = [*_split("--methods", method), *shlex.split(scenes[0]), "--out", "map"]
         parse_command("map", get_command("map"), words)
 
 

@@ -14,12 +14,11 @@ from torch import Tensor
 from reloc import steps
 from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.options import Machine, MachineOptions, start_run
-from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
 from reloc.maps import Map, refuse_existing
 from reloc.nn.saliency import Explaining, Explanation
 from reloc.progress import Progress
-from reloc.scenes.images import query_from_image, read_header
+from reloc.scenes.images import query_from_image
 
 _SCALE = 3
 # Beyond this share of the pixels, those that matter most have one colour.
@@ -61,11 +60,8 @@ def _run(arguments: ExplainArguments, progress: Progress) -> Answer:
         raise InputError(
             f"answers of {map_.method} have no gradient: explain maps of the family absolute"
         )
-    camera = None
-    if arguments.focal is not None:
-        size = read_header(arguments.image).upright_size
-        camera = Camera.simple_pinhole(arguments.focal, *size)
-    explanation = localizer.explain(query_from_image(arguments.image, camera), arguments.samples)
+    photo = query_from_image(arguments.image, focal=arguments.focal)
+    explanation = localizer.explain(photo, arguments.samples)
     if explanation is None:
         raise InputError(f"{arguments.image} shows nothing: there is no pose to explain")
     arguments.out.write_bytes(_png(explanation))

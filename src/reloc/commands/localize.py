@@ -28,7 +28,12 @@ from reloc.input_error import InputError
 from reloc.maps import Map, refuse_existing
 from reloc.progress import Progress
 from reloc.provenance import peak_rss_mb
-from reloc.scenes.images import query_from_image, read_header
+from reloc.scenes.images import (
+    PHOTO_MENDING,
+    is_turned_for,
+    query_from_image,
+    read_header,
+)
 from reloc.scenes.scene import Query
 
 # More answers than a person reads are summed up; the file has them all.
@@ -120,11 +125,12 @@ class _Photo:
 
     path: Path
     camera: Camera | None
+    focal: float | None
     sequence: str = ""
 
     def query(self, *, with_depth: bool) -> Query:
         del with_depth
-        return query_from_image(self.path, self.camera)
+        return query_from_image(self.path, self.camera, self.focal)
 
 
 def _queries(arguments: LocalizeArguments) -> tuple[Sequence[steps.Askable], list[str]]:
@@ -154,20 +160,17 @@ def _queries(arguments: LocalizeArguments) -> tuple[Sequence[steps.Askable], lis
         raise InputError(
             f"--{option} is for scenes: of photos, only --focal or --camera can be said"
         )
-    # All headers are read here: a wrong name among a thousand is said before the long work.
-    return [_Photo(path, _camera(path, arguments)) for path in paths], []
-
-
-def _camera(path: Path, arguments: LocalizeArguments) -> Camera | None:
-    """The intrinsics that were said for a photo; None: none were."""
-    header = read_header(path)
+    camera, focal = None, arguments.load.focal
     if arguments.camera is not None:
-        if arguments.load.focal is not None:
+        if focal is not None:
             raise InputError("--camera has a focal length: leave --focal out")
-        return _parse_camera(arguments.camera)
-    if arguments.load.focal is not None:
-        return Camera.simple_pinhole(arguments.load.focal, *header.upright_size)
-    return None
+        camera = _parse_camera(arguments.camera)
+    # All headers are read here: what is wrong with one of a thousand is said before the long work.
+    for path in paths:
+        header = read_header(path)
+        if camera is not None:
+            is_turned_for(camera, header, path, PHOTO_MENDING)
+    return [_Photo(path, camera, focal) for path in paths], []
 
 
 def _parse_camera(text: str) -> Camera:

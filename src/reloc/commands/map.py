@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 from rich.table import Table
@@ -25,6 +25,7 @@ from reloc.commands.options import (
 )
 from reloc.commands.unfinished import unfinished_work
 from reloc.contract import PartChange, config_to_json
+from reloc.input_error import InputError
 from reloc.maps import Map, fingerprint, refuse_existing
 from reloc.progress import Progress
 from reloc.provenance import peak_rss_mb
@@ -51,6 +52,7 @@ class MapArguments(CommonArguments):
     machine: Machine = field(default_factory=MachineOptions)
     load: Load = field(default_factory=LoadOptions)
     config: tyro.conf.Suppress[Any] = None
+    settings_of: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | 
     """What to parse, and what the usage calls the program."""
     if any(word.partition("=")[0] == "--update" for word in words):
         return UpdateArguments, "reloc map"
-    if not words or words[0].startswith("-"):
-        return None
-    return _with_settings(words[0]), f"reloc map {words[0]}"
+    if words and not words[0].startswith("-"):
+        method = words[0]
+    else:
+        # Options were said before METHOD: it is the first word that names one.
+        known = (word for word in words if word.partition(":")[0] in methods.METHODS)
+        method = next(known, None)
+    return None if method is None else (_with_settings(method), f"reloc map {method}")
 
 
 def _with_settings(method: str) -> type[MapArguments]:
@@ -89,7 +95,7 @@ def _with_settings(method: str) -> type[MapArguments]:
         "MapArguments",
         [("config", config, dataclasses.field(default=preset))],
         bases=(MapArguments,),
-        namespace={"__doc__": MapArguments.__doc__},
+        namespace={"__doc__": MapArguments.__doc__, "settings_of": method},
         frozen=True,
     )
 
@@ -97,6 +103,10 @@ def _with_settings(method: str) -> type[MapArguments]:
 def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answer:
     if isinstance(arguments, UpdateArguments):
         return _update(arguments, progress)
+    if arguments.settings_of != arguments.method:
+        # No such method, or the value of an option before METHOD was taken for it.
+        methods.get_config(arguments.method)
+        raise InputError(f"say METHOD first: reloc map {arguments.method} ...")
     refuse_existing(arguments.out)
     run = start_run(arguments.machine, progress)
     scene = steps.load_scene(arguments.scene, arguments.load)

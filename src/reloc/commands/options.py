@@ -42,10 +42,11 @@ Load = Annotated[LoadOptions, tyro.conf.arg(name="")]
 def scene_words(folder: Path, load: LoadOptions) -> str:
     """A scene as it would be typed again: folder and options."""
     words = [str(folder)]
+    defaults = LoadOptions()
     for name in sorted(load.given()):
-        value = getattr(load, name)
         words.append(f"--{name.replace('_', '-')}")
-        words += [] if value is True and name == "half_turn" else [str(value)]
+        # What is off unless it is said is a flag without a value.
+        words += [] if getattr(defaults, name) is False else [str(getattr(load, name))]
     return shlex.join(words)
 
 

@@ -14,12 +14,11 @@ from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.options import Machine, MachineOptions, start_run
 from reloc.estimation.relative import Correspondences, RelativePose
 from reloc.estimation.two_photos import TwoPhotosConfig, describe_photo, relate_photos
-from reloc.geometry.camera import Camera
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
 from reloc.nn.matchers import MATCHED_FEATURES, MatcherChoice
 from reloc.progress import Progress
-from reloc.scenes.images import query_from_image, read_depth, read_header
+from reloc.scenes.images import query_from_image, read_depth
 from reloc.scenes.scene import Query
 
 # Below this median parallax, the direction of the translation is a matter of noise.
@@ -102,10 +101,7 @@ def _check(arguments: RelateArguments) -> None:
 
 
 def _photo(path: Path, depth_path: Path | None, arguments: RelateArguments) -> Query:
-    camera = None
-    if arguments.focal is not None:
-        camera = Camera.simple_pinhole(arguments.focal, *read_header(path).upright_size)
-    photo = query_from_image(path, camera)
+    photo = query_from_image(path, focal=arguments.focal)
     if depth_path is None:
         return photo
     depth_HW = torch.from_numpy(read_depth(depth_path, arguments.depth_unit))

@@ -22,7 +22,13 @@ from reloc.commands.options import (
     scene_words,
     start_run,
 )
-from reloc.commands.search_space import DEFAULT_SPACE, Choice, parse_space, with_values
+from reloc.commands.search_space import (
+    DEFAULT_SPACE,
+    Choice,
+    parse_space,
+    setting_words,
+    with_values,
+)
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
 from reloc.input_error import InputError
@@ -101,6 +107,7 @@ def _run(arguments: SearchArguments, progress: Progress) -> Answer:
         pruner=pruner,
         load_if_exists=True,
     )
+    _keep_asking_the_same(study, arguments)
 
     def objective(trial: Any) -> float:
         tried = with_values(config, {choice.name: choice.suggest(trial) for choice in space})
@@ -119,6 +126,29 @@ def _run(arguments: SearchArguments, progress: Progress) -> Answer:
     for _ in progress.track(range(done, arguments.trials), "trials"):
         study.optimize(objective, n_trials=1)
     return _answer(study.get_trials(deepcopy=False, states=ended), space, arguments)
+
+
+def _keep_asking_the_same(study: Any, arguments: SearchArguments) -> None:
+    """Note in a new study what its figures hang on; trials that differ in it do not compare.
+
+    Raises:
+        InputError: the study was begun with something else.
+    """
+    asked = {
+        "space": shlex.join(sorted(arguments.space)),
+        "folds": str(arguments.folds),
+        "block": str(arguments.block),
+    }
+    begun = bool(study.get_trials(deepcopy=False))
+    for option, now in asked.items():
+        before = study.user_attrs.get(option)
+        if before is None and not begun:
+            study.set_user_attr(option, now)
+        elif before != now:
+            raise InputError(
+                f"{arguments.out} was begun with --{option} {before or '(not noted)'}, not {now}: "
+                "say the same, or choose another --out"
+            )
 
 
 def folds_of(scene: Scene, num_folds: int, block: int) -> list[Scene]:
@@ -173,11 +203,8 @@ def _answer(trials: Sequence[Any], space: Sequence[Choice], arguments: SearchArg
     for trial in whole[:_SHOWN]:
         values = [str(trial.params[choice.name]) for choice in space]
         table.add_row(str(trial.number), f"{trial.value:.4f}", *values)
-    options = []
-    if whole:
-        for name, value in whole[0].params.items():
-            option = "--" + name.replace("_", "-")
-            options += [option, str(value)]
+    _, config = methods.get_config(arguments.method)
+    options = setting_words(config, whole[0].params) if whole else []
     again = scene_words(arguments.scene, arguments.load)
     best = f"reloc map {arguments.method} {again} --out MAP {shlex.join(options)}"
     values = {

@@ -108,6 +108,19 @@ def with_values(config: Any, values: Mapping[str, Any]) -> Any:
     return config
 
 
+def setting_words(config: Any, values: Mapping[str, Any]) -> list[str]:
+    """Other values of some settings as options of `reloc map`."""
+    words = []
+    for name, value in values.items():
+        *groups, last = name.replace("_", "-").split(".")
+        if not isinstance(value, bool):
+            words += ["--" + ".".join([*groups, last]), str(value)]
+        # There is a flag for the other value only.
+        elif value != _value(config, name):
+            words.append("--" + ".".join([*groups, last if value else f"no-{last}"]))
+    return words
+
+
 def _replaced(config: Any, path: Sequence[str], value: Any) -> Any:
     if len(path) > 1:
         value = _replaced(getattr(config, path[0]), path[1:], value)

@@ -55,9 +55,11 @@ def composite(scenes: Sequence[Scene], gap: float = 10.0) -> Scene:
 
     Args:
         scenes: one at least. Lengths are taken as they are, whatever their unit.
-        gap: between the cameras of neighbours, as a multiple of the largest extent of a scene.
+        gap: between the cameras of neighbours, as a multiple of the largest extent of a scene; of
+            1 where none has an extent.
     """
-    step = (1 + gap) * max(scene.extent for scene in scenes)
+    # Scenes of one view each have no extent, and may not lie on one another either.
+    step = (1 + gap) * (max(scene.extent for scene in scenes) or 1.0)
     names: list[str] = []
     mapping: list[View] = []
     queries: list[View] = []

@@ -30,6 +30,8 @@ IMAGE_ENDINGS = frozenset(
 # "35 mm equivalent" compares diagonals with that of 36 mm x 24 mm film.
 _FILM_DIAGONAL_MM = math.hypot(36, 24)
 _MM_PER_RESOLUTION_UNIT = {2: 25.4, 3: 10.0, 4: 1.0}
+# How to mend intrinsics of another size where they were said for a photo, not for a scene.
+PHOTO_MENDING = "width and height included"
 # A focal length outside of these, over the image's diagonal, is a wrong tag: 170° to 2° of view.
 _PLAUSIBLE_FOCAL_RATIO = (0.05, 30.0)
 
@@ -70,6 +72,8 @@ class ImageHeader:
 def read_header(path: Path) -> ImageHeader:
     """Size, orientation and focal length, without decoding.
 
+    A TIFF is turned by whoever reads it: its size is that of the upright image, its orientation 1.
+
     Raises:
         InputError: the file is missing or no image.
     """
@@ -77,6 +81,7 @@ def read_header(path: Path) -> ImageHeader:
         # Pillow warns of damaged tags, which then are as good as absent.
         with warnings.catch_warnings(action="ignore"), Image.open(path) as image:
             width, height = image.size
+            is_turned = image.format == "TIFF"
             exif = image.getexif()
             tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
     except FileNotFoundError:
@@ -84,7 +89,8 @@ def read_header(path: Path) -> ImageHeader:
     # Pillow raises what its many parsers happen to raise on damaged files.
     except Exception as error:
         raise InputError(f"{path} is no image, or is damaged: replace or remove it") from error
-    orientation = tags.get(ExifTags.Base.Orientation, 1)
+    # Whoever reads a TIFF turns it, asked or not: Pillow its size, OpenCV its pixels.
+    orientation = 1 if is_turned else tags.get(ExifTags.Base.Orientation, 1)
     return ImageHeader(
         width,
         height,
@@ -152,27 +158,51 @@ def read_depth(path: Path, unit_m: float) -> np.ndarray:
     return depth
 
 
-def query_from_image(path: Path, camera: Camera | None = None) -> Query:
+def query_from_image(path: Path, camera: Camera | None = None, focal: float | None = None) -> Query:
     """A photo as a query, named by its path.
 
     Args:
         path: of the photo.
         camera: its intrinsics; from EXIF, or to be estimated, where it is None.
+        focal: its focal length in pixels, where nothing more is known: the photo is turned upright
+            as it is without it.
 
     Raises:
-        InputError: the file cannot be read, or its size is not the camera's.
+        InputError: the file cannot be read, its size is not the camera's or not what its header
+            says, or the focal length is not positive.
     """
     header = read_header(path)
     if camera is None:
         camera = header.camera()
         upright = True
     else:
-        upright = is_turned_for(camera, header, path)
-    return Query(str(path), read_image(path, upright), camera)
+        upright = is_turned_for(camera, header, path, PHOTO_MENDING)
+    if focal is not None:
+        try:
+            camera = camera.with_focal(focal)
+        except ValueError as error:
+            raise InputError(f"image {path} cannot have focal length {focal:g}: {error}") from error
+    image = read_image(path, upright)
+    height, width = image.shape[1:]
+    if (width, height) != (camera.width, camera.height):
+        # As for an AVIF that EXIF asks to turn: OpenCV does not.
+        raise InputError(
+            f"image {path} should be {camera.width}x{camera.height} pixels by its header but is "
+            f"read as {width}x{height}: turn it upright and save it as PNG or JPEG"
+        )
+    return Query(str(path), image, camera)
 
 
-def is_turned_for(camera: Camera, header: ImageHeader, path: Path) -> bool:
+def is_turned_for(
+    camera: Camera, header: ImageHeader, path: Path, mending: str = "--intrinsics-scale"
+) -> bool:
     """Whether an image is to be turned upright to be the camera's.
+
+    Args:
+        camera: as it was said for the image.
+        header: of the image.
+        path: of the image, for the complaint.
+        mending: where to multiply intrinsics that belong to another size of it.
 
     Raises:
         InputError: it is not the camera's either way.
@@ -184,7 +214,7 @@ def is_turned_for(camera: Camera, header: ImageHeader, path: Path) -> bool:
     raise InputError(
         f"image {path} is {header.width}x{header.height} pixels but its intrinsics are for "
         f"{camera.width}x{camera.height}: if they belong to another size of it, multiply them by "
-        f"{header.width / camera.width:.4g} (--intrinsics-scale)"
+        f"{header.width / camera.width:.4g} ({mending})"
     )
 
 
