@@ -193,7 +193,7 @@ def _at_cells(level_BCHW: Tensor, grey_B1HW: Tensor) -> Tensor:
 def _features(name: Feature, weights: Path) -> nn.Module:
     makers: dict[Feature, Callable[[], nn.Module]] = {
         "base": lambda: load_encoder(encoder_path("base"), "base"),
-        "small": lambda: load_encoder(weights / "encoder_small.safetensors", "small"),
+        "small": lambda: load_encoder(encoder_path("small"), "small"),
         "random": lambda: Encoder(SIZES["base"]).eval().requires_grad_(False),
         "rootsift": RootSift,
         "squeezenet": lambda: SqueezeNet(weights / "squeezenet1_0.safetensors"),

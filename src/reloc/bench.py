@@ -40,7 +40,8 @@ class Task:
 
     Attributes:
         method: as typed after `reloc map`: "sift", "sift:orb --max-keypoints 1000".
-        scene: folder and options of the scene, as typed: "data/kitchen --split hard".
+        scene: folder and options of the scene, as a shell reads them: "data/kitchen --split hard",
+            "'my kitchen'".
         seed: of the run.
         machine: options of the machine: ("--device", "cpu", ...).
     """

@@ -177,6 +177,8 @@ class Method(Generic[ConfigT]):
         maps_depth: reads `View.read_depth` of mapping views that have it, and no depth of queries.
         uses_depth: reads `Query.depth`, too: queries are asked with their depth if they have it.
         needs_depth: with its default settings, a query without depth is an InputError.
+        min_views: mapping views that a map needs at least. Where some settings need more than that,
+            build_map says so.
         update: gets what build_map returned, new mapping views, and the map's own config; None
             where maps of the method cannot learn more.
         refiner: gets back what build_map returned, and refines poses of any method on it; None
@@ -200,6 +202,7 @@ class Method(Generic[ConfigT]):
     maps_depth: bool = False
     uses_depth: bool = False
     needs_depth: bool = False
+    min_views: int = 2
     update: Callable[[Tensors, Sequence[View], ConfigT, Run], Updated] | None = None
     refiner: Callable[[Tensors, ConfigT, Run], Refiner] | None = None
 

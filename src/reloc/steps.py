@@ -71,9 +71,10 @@ def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = N
     config = preset if config is None else config
     if not isinstance(config, row.config):
         raise InputError(f"{method} takes a {row.config.__name__}, not a {type(config).__name__}")
-    if len(scene.mapping) < 2:
+    if len(scene.mapping) < row.min_views:
         raise InputError(
-            f"scene {scene.name} has {len(scene.mapping)} mapping views: a map needs at least 2"
+            f"scene {scene.name} has {len(scene.mapping)} mapping views: a map of {row.name} needs "
+            f"at least {row.min_views}"
         )
     started = time.perf_counter()
     finished = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from reloc.nn import precision
 from reloc.nn.encoder import SIZES, Encoder
 from reloc.nn.int8_encoder import Int8Encoder, gain_by_int8, largest_inputs
 from reloc.nn.shared_encoder import LARGEST_INPUTS, open_encoder
-from reloc.nn.weights import encoder_path
+from reloc.nn.weights import EncoderName, encoder_path
 from reloc.training.pictures import procedural_picture
 
 _FP32 = Run(precision="fp32")
@@ -35,8 +36,9 @@ def _cosines(left_BChw: Tensor, right_BChw: Tensor) -> Tensor:
 
 
 @needs_int8
-def test_codes_of_the_shipped_encoder_are_those_of_fp32() -> None:
-    exact, rounded = open_encoder("base", _FP32), open_encoder("base", Run(precision="int8"))
+@pytest.mark.parametrize("name", get_args(EncoderName))
+def test_codes_of_a_shipped_encoder_are_those_of_fp32(name: EncoderName) -> None:
+    exact, rounded = open_encoder(name, _FP32), open_encoder(name, Run(precision="int8"))
     assert isinstance(rounded, Int8Encoder)
     for seed in range(3):
         grey = _picture(seed)
@@ -73,15 +75,16 @@ def test_brighter_than_any_image_that_was_seen_is_cut_off_and_does_not_wrap_arou
     assert _cosines(encoder(grey), rounded(grey)).mean() > 0.8
 
 
-def test_largest_inputs_are_what_the_record_beside_the_weights_has_names_for() -> None:
-    record = json.loads(encoder_path("base").with_suffix(".json").read_text(encoding="utf-8"))
-    encoder = open_encoder("base", _FP32)
+@pytest.mark.parametrize("name", get_args(EncoderName))
+def test_largest_inputs_are_what_the_record_beside_the_weights_says(name: EncoderName) -> None:
+    record = json.loads(encoder_path(name).with_suffix(".json").read_text(encoding="utf-8"))
+    encoder = open_encoder(name, _FP32)
     assert isinstance(encoder, Encoder)
     seen = largest_inputs(encoder, [_picture(0)])
     assert seen.keys() == record[LARGEST_INPUTS].keys()
     # Rooms and pictures have about the same range: what is recorded is of this encoder.
-    for name, largest in record[LARGEST_INPUTS].items():
-        assert 0.3 * largest < seen[name] < 1.5 * largest, name
+    for layer, largest in record[LARGEST_INPUTS].items():
+        assert 0.3 * largest < seen[layer] < 1.5 * largest, layer
 
 
 def test_a_processor_without_it_is_told_and_auto_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,9 @@ def gain_by_int8() -> float:
     Measured, once, in some tens of milliseconds. 0 where there is no such arithmetic, or a wrong
     one: older processors add pairs of products up in 16 bits, which overflow.
     """
-    layer = nn.Conv2d(_CHANNELS, _CHANNELS, 3, bias=False).requires_grad_(False)
+    # On "meta": random weights would draw from the process's random state.
+    layer = nn.Conv2d(_CHANNELS, _CHANNELS, 3, bias=False, device="meta").to_empty(device="cpu")
+    layer.requires_grad_(False)
     layer.weight.fill_(1.0)
     levels = torch.full((1, _CHANNELS, _SIDE, _SIDE), 255, dtype=torch.uint8)
     levels = levels.contiguous(memory_format=torch.channels_last)

@@ -256,6 +256,24 @@ def test_training_makes_held_out_views_less_surprising(generator: torch.Generato
     assert after < before - 0.1
 
 
+@pytest.mark.parametrize("update", ["mean", "gru"])
+@pytest.mark.parametrize("num_views", [2, 3])
+def test_few_views_are_learned_from(
+    generator: torch.Generator, num_views: int, update: str
+) -> None:
+    """Even where all of them are neighbours of the one that is asked."""
+    grid = Grid(GRID.origin_2, 0.5, (12, 8), 12, 4)
+    codes_NC, points_N3 = known_place(generator)
+    lessons = [
+        lesson_at(codes_NC, points_N3, (0.3 * number, 0.0), 0.2) for number in range(num_views)
+    ]
+    memory = memory_of(codes_NC, update)
+    before = memory.projection.weight.detach().clone()
+    train(memory, grid, lessons, 6, 3e-2, Run())
+    assert bool(memory.projection.weight.isfinite().all())
+    assert not torch.equal(memory.projection.weight, before)
+
+
 # ------------------------------------------------------------------------------ sequences
 
 

@@ -80,6 +80,22 @@ def test_tensors_and_back(seen, forest):
     assert torch.equal(again.leaves(seen[1][0]), forest.leaves(seen[1][0]))
 
 
+def test_nodes_ask_their_own_probes_however_many_there_are(seen):
+    """More in all than 16 bits can count: the nodes of the second tree ask the second half."""
+    looks, points = seen[0]
+    num_probes = 30_000
+    config = GrowthConfig(2, num_probes, 8, pixels_per_view=100)
+    forest = grow_forest([looks], [points], config, Run())
+    first, second = forest.roots_T.tolist()
+    asked_N = torch.where(forest.child_N >= 0, forest.probe_N.long(), -1)
+    assert bool((asked_N[first:second] < num_probes).all())
+    inner = forest.child_N[second:] >= 0
+    assert int(inner.sum()) > 3
+    assert bool((asked_N[second:][inner] >= num_probes).all())
+    assert int(asked_N.max()) < 2 * num_probes
+    assert bool((forest.leaves(looks) < forest.num_leaves).all())
+
+
 @pytest.mark.parametrize(
     "change", [{"num_trees": 0}, {"nearest": 0.0}, {"nearest": 2.0}, {"depth_share": 1.5}]
 )

@@ -22,12 +22,13 @@ from reloc.methods.relative.correlation import (
     guess_pose,
     match_both_ways,
 )
-from reloc.methods.relative.frames import cell_rays
+from reloc.methods.relative.frames import cell_rays, read_views
 from reloc.methods.relative.mapfree import METHOD as MAPFREE
 from reloc.methods.relative.relocnet import frustum_overlap
 from reloc.methods.relative.relpose_gnn import METHOD as RELPOSE_GNN
+from reloc.nn.shared_encoder import open_encoder
 from reloc.scenes.images import query_from_image
-from reloc.scenes.scene import Scene
+from reloc.scenes.scene import Scene, View
 
 GRID, SIZE = (12, 16), (128, 96)
 CAMERA = Camera.simple_pinhole(110.0, *SIZE)
@@ -192,14 +193,81 @@ def test_a_graph_that_has_learned_nothing_changes_nothing(small_room: Scene):
         assert torch.equal(with_graph.cam_from_world.matrix, without.cam_from_world.matrix)
 
 
+def test_of_two_views_a_graph_learns_nothing_and_the_map_answers(
+    small_room: Scene, caplog: pytest.LogCaptureFixture
+):
+    first, second = _neighbours(small_room)
+    tiny = dataclasses.replace(RELPOSE_GNN.tiny, steps=4)
+    tensors = RELPOSE_GNN.build_map([first, second], tiny, Run())
+    assert "nothing to learn the graph from" in caplog.text
+    assert not bool(tensors["graph.leave.weight"].any())
+    assert not bool(tensors["graph.leave.bias"].any())
+    (answer,) = RELPOSE_GNN.localizer(tensors, tiny, Run()).localize([first.query()])
+    assert answer.cam_from_world is not None
+
+
+def _of_unknown_focal(view: View) -> View:
+    return dataclasses.replace(
+        view, camera=Camera.guess(view.camera.width, view.camera.height), depth_reader=None
+    )
+
+
+def test_a_photo_of_unknown_focal_length_has_that_of_the_mapping_views(small_room: Scene):
+    """The room has one camera, whose focal length is not the usual guess."""
+    views = list(small_room.mapping[:3])
+    encoder = open_encoder("base", Run())
+    _, true, _ = read_views(encoder, views, SIZE, 16, Run())
+    unknown = [_of_unknown_focal(view) for view in views]
+    reader, some, _ = read_views(encoder, [views[0], *unknown[1:]], SIZE, 16, Run())
+    for index in range(3):
+        assert torch.equal(some.rays(torch.tensor(index)), true.rays(torch.tensor(index)))
+    frame = reader.read(views[2].read_image(), unknown[2].camera)
+    assert frame is not None
+    assert torch.equal(frame.rays_L2, true.rays(torch.tensor(2)))
+    # It is what a map keeps that tells.
+    guessed = cell_rays(unknown[2].camera, SIZE)
+    assert float((guessed - frame.rays_L2).abs().max()) > 0.01
+    with pytest.raises(InputError, match=r"none of the 3 .* focal length"):
+        read_views(encoder, unknown, SIZE, 16, Run())
+
+
+def test_a_learned_map_and_one_of_local_features_answer_a_photo_of_unknown_focal_length(
+    small_room: Scene,
+):
+    first, second = _neighbours(small_room)
+    unknown = _of_unknown_focal(second)
+    blind = [dataclasses.replace(view, depth_reader=None) for view in small_room.mapping[:9]]
+    unseen = dataclasses.replace(MAPFREE.presets["unseen"], short_side_px=160)
+    sift = dataclasses.replace(MAPFREE.presets["sift"], max_keypoints=800)
+    other = dataclasses.replace(small_room.mapping[4], name="asked", depth_reader=None)
+    for config, mapped, asked in (
+        (unseen, [first], [second, unknown]),
+        (sift, [*blind[:4], *blind[5:]], [other, _of_unknown_focal(other)]),
+    ):
+        localizer = MAPFREE.localizer(MAPFREE.build_map(mapped, config, Run()), config, Run())
+        known, guessed = localizer.localize([view.query() for view in asked])
+        assert known.cam_from_world is not None
+        assert guessed.cam_from_world is not None
+        assert torch.equal(guessed.cam_from_world.matrix, known.cam_from_world.matrix)
+    for config in (unseen, MAPFREE.presets["sift"]):
+        with_depth = dataclasses.replace(unknown, depth_reader=second.depth_reader)
+        with pytest.raises(InputError, match="focal length"):
+            MAPFREE.build_map([with_depth], config, Run())
+
+
+def _neighbours(room: Scene) -> tuple[View, View]:
+    """The two mapping views that show most of the same."""
+    centers = torch.stack([view.center_world for view in room.mapping])
+    axes = torch.stack([view.cam_from_world.rotation[2] for view in room.mapping])
+    cost = torch.cdist(centers, centers) - (axes @ axes.T) + 10 * torch.eye(len(centers))
+    first, second = divmod(int(cost.argmin()), len(centers))
+    return room.mapping[first], room.mapping[second]
+
+
 def test_one_photo_with_depth_is_map_enough_for_local_features(small_room: Scene):
     """And without depth, one photo fixes no length: the query is declined."""
     config = MAPFREE.presets["sift"]
-    centers = torch.stack([view.center_world for view in small_room.mapping])
-    axes = torch.stack([view.cam_from_world.rotation[2] for view in small_room.mapping])
-    cost = torch.cdist(centers, centers) - (axes @ axes.T) + 10 * torch.eye(len(centers))
-    first, second = divmod(int(cost.argmin()), len(centers))
-    reference, asked = small_room.mapping[first], small_room.mapping[second]
+    reference, asked = _neighbours(small_room)
     tensors = MAPFREE.build_map([reference], config, Run())
     query = asked.query(with_depth=False)
     found = MAPFREE.localizer(tensors, config, Run()).localize([query])[0]
@@ -207,6 +275,18 @@ def test_one_photo_with_depth_is_map_enough_for_local_features(small_room: Scene
     error = found.cam_from_world @ asked.cam_from_world.inverse()
     assert float(error.log()[:3].norm().rad2deg()) < 1.0
     assert float(error.log()[3:].norm()) < 0.05
+    # Its error is what the covariance says: of chi-square in six dimensions, 1 in 1000 are larger.
+    assert found.covariance is not None
+    assert float(error.log() @ torch.linalg.solve(found.covariance, error.log())) < 22.5
+    # Other photos of the same place add no doubt, and no certainty to the micrometre.
+    named = [dataclasses.replace(reference, name=f"again {number}") for number in range(3)]
+    tensors = MAPFREE.build_map(named, config, Run())
+    again = MAPFREE.localizer(tensors, config, Run()).localize([query])[0]
+    way = asked.cam_from_world @ reference.cam_from_world.inverse()
+    assert again.covariance is not None
+    sigmas = [float(covariance[3, 3].sqrt()) for covariance in (found.covariance, again.covariance)]
+    assert max(sigmas) < float(way.translation.norm())
+    assert min(sigmas) > 1e-3
     blind = dataclasses.replace(reference, depth_reader=None)
     tensors = MAPFREE.build_map([blind], config, Run())
     found = MAPFREE.localizer(tensors, config, Run()).localize([query])[0]

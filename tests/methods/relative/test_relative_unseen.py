@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import reloc
 from reloc.contract import Run
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
+from reloc.methods import get_config
 from reloc.methods.relative.mapfree import METHOD as MAPFREE
 from reloc.methods.relative.pretraining import PretrainRelativeConfig, pretrain
 from reloc.methods.relative.relpose_gnn import METHOD as RELPOSE_GNN
@@ -156,6 +158,28 @@ def test_one_photo_is_map_enough(small_room: Scene):
     error = answer.cam_from_world @ second.cam_from_world.inverse()
     between = first.cam_from_world @ second.cam_from_world.inverse()
     assert float(error.log()[:3].norm()) < 0.5 * float(between.log()[:3].norm())
+
+
+def test_a_scene_of_one_photo_is_mapped_by_what_needs_no_training(small_room: Scene):
+    """As a whole run does it; what learns from the scene's views says that it needs more."""
+    one = dataclasses.replace(small_room, mapping=small_room.mapping[10:11])
+    query = small_room.mapping[11].query()
+    for method in ("mapfree", "relpose-gnn"):
+        row, unseen = get_config(f"{method}:unseen")
+        config = dataclasses.replace(unseen, short_side_px=96)
+        map_ = reloc.build_map(method, one, config)
+        assert map_.provenance.num_views == 1
+        # Maps of before the focal length was kept.
+        old = {name: value for name, value in map_.tensors.items() if name != "focal_ratio"}
+        with pytest.raises(InputError, match="build the map again"):
+            row.localizer(old, config, Run())
+        assert reloc.localize(map_, [query]).by_name[query.name].cam_from_world is not None
+        with pytest.raises(InputError, match=r"learned from pairs: [^\n]*$"):
+            reloc.build_map(method, one, row.tiny)
+        with pytest.raises(InputError, match="at least 1"):
+            reloc.build_map(method, dataclasses.replace(one, mapping=()), config)
+    with pytest.raises(InputError, match="at least 2"):
+        reloc.build_map("thumbnail", one)
 
 
 def test_the_networks_that_ship_are_small():

@@ -66,7 +66,16 @@ def train(
     learning_rate: float,
     run: Run,
 ) -> None:
-    """Train the projection, the update and the sharpness in place, by cross-entropy."""
+    """Train the projection, the update and the sharpness in place, by cross-entropy.
+
+    Args:
+        memory: to be trained.
+        grid: of the ground.
+        lessons: two at least, in the order in which they were filmed.
+        steps: of training.
+        learning_rate: at its peak.
+        run: seed, progress.
+    """
     count, generator = len(lessons), torch.Generator()
     gap = max(1, round(_GAP * count))
 
@@ -74,8 +83,10 @@ def train(
         generator.manual_seed(run.seed * 1_000_003 + step)
         left_out = int(torch.randint(count, (1,), generator=generator))
         order = torch.randperm(count, generator=generator).tolist()
-        chosen = [number for number in order if abs(number - left_out) > gap][:_MAX_WRITTEN]
-        kept = memory.write(grid, [lessons[number].written for number in chosen])
+        far = [number for number in order if abs(number - left_out) > gap]
+        # Of two or three views, all are neighbours.
+        chosen = far or [number for number in order if number != left_out]
+        kept = memory.write(grid, [lessons[number].written for number in chosen[:_MAX_WRITTEN]])
         lesson = lessons[left_out]
         logits = memory.logits(grid, kept, lesson.asked, grid.headings_rad)
         return pose_loss(logits, grid, lesson.place_3[:2], lesson.heading_rad)

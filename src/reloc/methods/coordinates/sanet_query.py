@@ -85,6 +85,10 @@ class SanetConfig:
         for name in ("max_error_px", "max_depth_error"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.decoder == "shipped" and self.encoder != "base":
+            raise ValueError(
+                f"encoder is {self.encoder}; the shipped decoder knows the codes of base only"
+            )
 
 
 def decoder_path() -> Path:

@@ -63,7 +63,7 @@ class Forest:
         roots_T: int32, nodes.
         child_N: int32, the left child of a node, the right one follows it; of a leaf, -1 less its
             number.
-        probe_N: int16, what a node asks.
+        probe_N: int16, or int32 where there are too many probes for it; what a node asks.
         threshold_N: float16; a larger response goes right.
     """
 
@@ -207,11 +207,14 @@ def _packed(trees: Sequence[tuple[Any, Probes]]) -> Forest:
         num_nodes += len(order)
         num_leaves += int(is_leaf.sum())
         num_probes += len(probes.planes_F2)
+    fits_short = num_probes - 1 <= torch.iinfo(torch.int16).max
     return Forest(
         probes=Probes.cat([probes for _, probes in trees]),
         roots_T=torch.tensor(roots, dtype=torch.int32),
         child_N=torch.from_numpy(np.concatenate(children)).int(),
-        probe_N=torch.from_numpy(np.concatenate(asked)).short(),
+        probe_N=torch.from_numpy(np.concatenate(asked)).to(
+            torch.int16 if fits_short else torch.int32
+        ),
         threshold_N=torch.from_numpy(np.concatenate(thresholds)).half(),
     )
 

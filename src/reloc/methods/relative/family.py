@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reloc.contract import Localizer, PoseEstimate, Run, Tensors
 from reloc.estimation.trials import covariance_scale
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.relative.combine import Combined, combine
 from reloc.methods.relative.config import ConfigT, RelativeConfig
@@ -56,6 +57,7 @@ def map_tensors(lesson: Lesson, config: RelativeConfig) -> dict[str, Tensor]:
         **encoder_record(config.encoder),
         "size": torch.tensor(lesson.reader.size),
         "components": lesson.reader.components_CP,
+        "focal_ratio": torch.tensor(lesson.reader.focal_ratio, dtype=torch.float64),
         "codes": frames.codes_NLP,
         "rays": frames.rays_KL2,
         "camera": frames.camera_N.int(),
@@ -90,8 +92,14 @@ def open_place(tensors: Tensors, config: RelativeConfig, run: Run) -> tuple[Fram
     """The reader and the references of a map.
 
     Raises:
-        InputError: the encoder is not the one that the map was made with.
+        InputError: the encoder is not the one that the map was made with, or the map is of a
+            version of reloc that kept no focal length.
     """
+    if "focal_ratio" not in tensors:
+        raise InputError(
+            "the map is of an earlier version of reloc, which did not keep the focal length of "
+            "the mapping views: build the map again"
+        )
     encoder = encoder_of_map(tensors, config.encoder, run)
     width, height = tensors["size"].tolist()
     vectors = tensors["vectors"].float()
@@ -104,7 +112,8 @@ def open_place(tensors: Tensors, config: RelativeConfig, run: Run) -> tuple[Fram
         Whitening.from_state(tensors),
         float(tensors["unit"]),
     )
-    return FrameReader(encoder, (width, height), tensors["components"]), place
+    ratio = float(tensors["focal_ratio"])
+    return FrameReader(encoder, (width, height), tensors["components"], ratio), place
 
 
 def build_map(views: Sequence[View], config: RelativeConfig, run: Run) -> Tensors:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
+from reloc.methods.relative.focal import known_focal_ratio, with_focal
 from reloc.nn.encoder import STRIDE, cell_centers, grey_from_rgb
 from reloc.nn.precision import autocast
 from reloc.nn.shared_encoder import FrozenEncoder
@@ -77,11 +78,14 @@ class FrameReader:
         size: width and height in pixels to which images are brought, whatever their aspect: rays
             stay right, and codes bear it.
         components_CP: codes to fewer numbers.
+        focal_ratio: of the focal length of the mapping views to the longer side, which an image
+            without a known focal length is taken to have; None: its guess is taken.
     """
 
     encoder: FrozenEncoder
     size: tuple[int, int]
     components_CP: Tensor
+    focal_ratio: float | None = None
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -94,7 +98,8 @@ class FrameReader:
         if codes_LC is None:
             return None
         codes_LP = functional.normalize(codes_LC @ self.components_CP, dim=-1)
-        return Frame(codes_LP, cell_rays(camera, self.size), pooled(codes_LC))
+        rays_L2 = cell_rays(with_focal(camera, self.focal_ratio), self.size)
+        return Frame(codes_LP, rays_L2, pooled(codes_LC))
 
 
 def map_size(views: Sequence[View], short_side_px: int) -> tuple[int, int]:
@@ -160,11 +165,13 @@ def read_views(
 
     Returns:
         The reader for queries, the frames, and which views they are of: one that cannot be read or
-        shows nothing is left out, and named in the log.
+        shows nothing is left out, and named in the log. One without a known focal length has that
+        of the others.
 
     Raises:
-        InputError: none is left.
+        InputError: none is left, or the focal length of none is known.
     """
+    ratio = known_focal_ratio(views, run)
     codes, vectors, kept = [], [], []
     for index, view in enumerate(run.progress.track(views, "encoding")):
         try:
@@ -191,13 +198,13 @@ def read_views(
             for c in codes
         ]
     )
-    cameras = [views[index].camera for index in kept]
+    cameras = [with_focal(views[index].camera, ratio) for index in kept]
     keys = [str(camera.as_dict()) for camera in cameras]
     distinct = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     rays_KL2 = torch.stack([cell_rays(cameras[keys.index(key)], size) for key in distinct])
     camera_N = torch.tensor([distinct[key] for key in keys])
     frames = Frames(codes_NLP, rays_KL2, camera_N, torch.stack(vectors))
-    return FrameReader(encoder, size, components_CP), frames, kept
+    return FrameReader(encoder, size, components_CP, ratio), frames, kept
 
 
 def principal_directions(codes: Sequence[Tensor], count: int) -> Tensor:

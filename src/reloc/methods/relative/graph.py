@@ -153,7 +153,8 @@ def train_graph(
 ) -> GraphNetwork:
     """A graph network that has learned from the lesson's pairs, grouped by their query.
 
-    Where the lesson has networks from elsewhere it is theirs, and nothing is trained.
+    Where the lesson has networks from elsewhere it is theirs, and nothing is trained. Where no view
+    is paired with two others, as in a map of two views, it changes nothing.
     """
     pairs, place = lesson.pairs, lesson.place
     if lesson.shared is not None:
@@ -170,6 +171,10 @@ def train_graph(
         torch.manual_seed(run.seed)
         graph = GraphNetwork(config)
     graph = graph.to(run.device)
+    if not of_query:
+        # Its last layer is zeros: it leaves what the network of pairs says as it is.
+        run.log.warning("no view is paired with two others: nothing to learn the graph from")
+        return graph.eval().requires_grad_(False)
 
     def loss_at(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(run.seed * 1_000_003 + step)

@@ -81,4 +81,6 @@ METHOD = Method(
         "orb": MapfreeConfig(matching="orb", max_keypoints=3000),
     },
     uses_depth=True,
+    # Without training.
+    min_views=1,
 )

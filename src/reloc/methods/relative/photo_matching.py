@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
 
 from reloc.contract import PoseEstimate, Run, Tensors
+from reloc.estimation.relative import RelativePose
 from reloc.estimation.two_photos import (
     DescribedPhoto,
     TwoPhotosConfig,
@@ -24,6 +27,7 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.relative.combine import combine
+from reloc.methods.relative.focal import focal_ratio, known_focal_ratio, with_focal
 from reloc.nn.descriptors import fit_descriptor, open_descriptor
 from reloc.nn.local_features import LocalFeatures
 from reloc.scenes.scene import Query, View
@@ -32,6 +36,8 @@ _DESCRIPTOR = "descriptor."
 # Matches that agree with the best view at which a pose is as likely right as not, and how steeply
 # more decide: set by hand, not fitted.
 _HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 20.0, 2.5
+# Points give a place as exactly as their depth allows, however short the way to it was.
+_MIN_WAY = 0.1
 
 
 def build_map(
@@ -40,8 +46,13 @@ def build_map(
     """Keypoints of the views, and vectors to retrieve these by.
 
     Raises:
-        InputError: an image cannot be read, or none shows anything.
+        InputError: an image cannot be read, or none shows anything; or there is depth, and the
+            focal length of no view is known.
     """
+    measured = with_depth and any(view.depth_reader is not None for view in views)
+    # Without any depth or focal length, one focal length fits two photos of one size.
+    if measured or any(view.camera.has_prior_focal for view in views):
+        known_focal_ratio(views, run)
     described: list[tuple[View, DescribedPhoto]] = []
     for view in run.progress.track(views, "describing"):
         photo = describe_photo(view.query(with_depth=with_depth), config)
@@ -104,17 +115,22 @@ class PhotoMatchingLocalizer:
         )
         has_depth = len(tensors["depths"]) > 0
         depths = tensors["depths"].float().split(counts) if has_depth else None
+        known = tensors["known_focal"].tolist()
+        cameras = [
+            _camera(json.loads(text), known[index])
+            for index, text in enumerate(tensor_to_text(tensors["cameras"]))
+        ]
+        self._focal_ratio = focal_ratio(cameras)
         self._photos = []
-        for index, text in enumerate(tensor_to_text(tensors["cameras"])):
+        for index, camera in enumerate(cameras):
             features = LocalFeatures(
                 keypoints[index], descriptors[index], torch.zeros(counts[index])
             )
             depth_N = None
             if depths is not None and bool(depths[index].any()):
                 depth_N = torch.where(depths[index] > 0, depths[index], torch.nan)
-            camera = _camera(json.loads(text), bool(tensors["known_focal"][index]))
             no_image = torch.zeros(3, 0, 0, dtype=torch.uint8)
-            photo = Query(self._names[index], no_image, camera)
+            photo = Query(self._names[index], no_image, with_focal(camera, self._focal_ratio))
             self._photos.append(
                 DescribedPhoto(features, depth_N, photo, float(tensors["pixels"][index]))
             )
@@ -125,7 +141,9 @@ class PhotoMatchingLocalizer:
 
     def _localize(self, query: Query) -> PoseEstimate:
         vector_D = self._descriptor.describe(query.image)
-        asked = describe_photo(query, self._config)
+        # Of an unknown focal length that of the mapping views is the best guess.
+        camera = with_focal(query.camera, self._focal_ratio)
+        asked = describe_photo(replace(query, camera=camera), self._config)
         if not bool(vector_D.any()) or not len(asked.features):
             return PoseEstimate(None)
         similarity_N = self._vectors_ND @ vector_D
@@ -143,14 +161,13 @@ class PhotoMatchingLocalizer:
         references = torch.tensor([index for index, _ in used])
         inliers_K = torch.tensor([float(pose.num_inliers) for _, pose in used])
         cam_from_world = self._cam_from_world[references]
-        centers_K3 = cam_from_world.inverse().translation
-        spread = float((centers_K3 - centers_K3.mean(0)).norm(dim=-1).max())
+        unit = self._unit_of_lengths(used, asked) if metric else _spread(cam_from_world)
         combined = combine(
             Rigid3d.stack([pose.cam1_from_cam0 for _, pose in used]),
             cam_from_world,
             (-inliers_K.log())[:, None].expand(-1, 2),
             "average" if metric else "triangulate",
-            max(spread, 1e-3),
+            unit,
             self._max_angle_deg,
         )
         if combined is None:
@@ -164,6 +181,28 @@ class PhotoMatchingLocalizer:
             num_inliers=int(inliers_K[best]),
             reference=self._names[used[best][0]],
         )
+
+    def _unit_of_lengths(
+        self, used: Sequence[tuple[int, RelativePose]], asked: DescribedPhoto
+    ) -> float:
+        """Of which errors are parts: the way between the photos, or a share of the depth.
+
+        Where the references stand plays no part: one alone, or several at one place, have no
+        spread.
+        """
+        units = []
+        for index, pose in used:
+            depths = [photo.depth_N for photo in (self._photos[index], asked)]
+            depth = max(float(depth_N.nanmedian()) for depth_N in depths if depth_N is not None)
+            way = float(pose.cam1_from_cam0.translation.norm())
+            units.append(max(way, _MIN_WAY * depth))
+        return median(units)
+
+
+def _spread(cam_from_world: Rigid3d) -> float:
+    """How far the places of references are from their middle."""
+    centers_K3 = cam_from_world.inverse().translation
+    return max(float((centers_K3 - centers_K3.mean(0)).norm(dim=-1).max()), 1e-3)
 
 
 def _camera(values: dict[str, Any], has_prior_focal: bool) -> Camera:

@@ -74,4 +74,6 @@ METHOD = Method(
         # Nothing is trained: networks that rendered rooms have taught.
         "unseen": RelposeGnnConfig(weights="shipped"),
     },
+    # Without training.
+    min_views=1,
 )
