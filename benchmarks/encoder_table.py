@@ -4,7 +4,8 @@
 
 A row of JSON a feature on standard output. FOLDER holds squeezenet1_0.safetensors, alike-t.pth and
 r2d2_WASF_N16.pt, for those features. All see the same grey images at the same cells of 8x8 pixels,
-and are brought to mean 0 and variance 1 over mapping images before the head sees them.
+and are brought to mean 0 and variance 1 over mapping images, and to one norm, before the head sees
+them.
 """
 
 from __future__ import annotations
@@ -168,7 +169,10 @@ class R2d2(nn.Module):
 
 
 class Standardized(nn.Module):
-    """Features with mean 0 and variance 1 over some images, in each channel."""
+    """Features with mean 0 and variance 1 over some images, in each channel; then of one norm.
+
+    What looks for cells takes codes to have mean square 1, as those of our encoder have.
+    """
 
     def __init__(self, features: nn.Module, greys: list[Tensor]) -> None:
         super().__init__()
@@ -178,7 +182,8 @@ class Standardized(nn.Module):
         self.mean, self.std = codes.mean(1)[:, None, None], codes.std(1)[:, None, None] + 1e-6
 
     def forward(self, grey_B1HW: Tensor) -> Tensor:
-        return (self.features(grey_B1HW).float() - self.mean) / self.std
+        code = (self.features(grey_B1HW).float() - self.mean) / self.std
+        return functional.normalize(code, dim=1) * code.shape[1] ** 0.5
 
 
 def _at_cells(level_BCHW: Tensor, grey_B1HW: Tensor) -> Tensor:

@@ -139,7 +139,7 @@ class Run:
     """The only way a method reaches the machine.
 
     Attributes:
-        device: of tensors: "cpu", "cuda", "cuda:1", "mps".
+        device: of tensors: "cpu", "cuda", "cuda:1"; one that has double precision.
         seed: of everything random; the same seed gives the same map.
         precision: of heavy arithmetic; "auto" takes what the device is fast at. "int8" is for the
             shared encoder, on the processor; all else is fp32 then.

@@ -40,7 +40,7 @@ class BenchArguments(CommonArguments):
     seeds: tuple[int, ...] = (0,)
     """A row for each."""
     device: str = "cpu"
-    """Of tensors: cpu, cuda, cuda:1, mps."""
+    """Of tensors: cpu, cuda, cuda:1."""
     precision: Precision = "auto"
     """Of heavy arithmetic."""
     threads: int | None = None

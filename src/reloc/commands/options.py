@@ -21,7 +21,7 @@ class MachineOptions:
     """Where and how a method runs."""
 
     device: str = "cpu"
-    """Of tensors: cpu, cuda, cuda:1, mps."""
+    """Of tensors: cpu, cuda, cuda:1."""
     seed: int = 0
     """Of everything random: the same seed gives the same map."""
     precision: Precision = "auto"
@@ -67,8 +67,9 @@ def start_run(machine: MachineOptions, progress: Progress) -> Run:
     cv2.setNumThreads(threads)
     faiss.omp_set_num_threads(threads)
     try:
-        torch.empty(0, device=machine.device)
-    except (RuntimeError, AssertionError) as error:
+        # Poses are in double precision, which not all devices have.
+        torch.zeros(1, dtype=torch.float64, device=machine.device)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {machine.device} cannot be used: {reason}") from error
     return Run(machine.device, machine.seed, machine.precision, progress)
