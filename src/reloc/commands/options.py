@@ -70,7 +70,7 @@ def start_run(machine: MachineOptions, progress: Progress) -> Run:
         # Poses are in double precision, which not all devices have.
         torch.zeros(1, dtype=torch.float64, device=machine.device)
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise InputError(f"--device {machine.device} cannot be used: {reason}") from error
     return Run(machine.device, machine.seed, machine.precision, progress)
 

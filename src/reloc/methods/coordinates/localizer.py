@@ -232,6 +232,8 @@ class CoordinatesLocalizer:
             if found is None or found.num_inliers < _COMPARABLE * answer.num_inliers:
                 break
             poses.append(found.cam_from_world)
+        if len(poses) == 1:
+            return answer
         seen = [
             landmarks.num_seen(encoded.pixels_N2, encoded.codes_NC, query.camera, pose)
             for pose in poses
@@ -253,7 +255,8 @@ class CoordinatesLocalizer:
         if found is None:
             return answer
         agrees_N = errors_px(found.cam_from_world) < max_error_px
-        return self._estimate(query, replace(found, inliers_N=agrees_N))
+        chosen = self._estimate(query, replace(found, inliers_N=agrees_N))
+        return answer if chosen.cam_from_world is None else chosen
 
     def _refined(
         self,
