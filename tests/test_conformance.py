@@ -301,6 +301,8 @@ def test_row_is_complete(row: AnyMethod) -> None:
     # Authors, title, venue and year.
     assert any(year in row.paper for year in map(str, range(1980, 2100)))
     assert row.paper.count(",") >= 2
+    # A figure without a verdict would be taken for ours.
+    assert re.search(r"(not )?reproduced|no figure", row.published)
     assert importlib.import_module(METHODS[row.name]).__doc__
     assert isinstance(row.tiny, row.config)
     assert row.uses_depth or not row.needs_depth

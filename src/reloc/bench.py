@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from reloc.input_error import InputError
+from reloc.methods import get_method
 from reloc.progress import Progress
 
 Row = Mapping[str, Any]
@@ -150,6 +151,7 @@ def _make_row(task: Task, runs: Path, progress: Progress) -> Row:
         machine_facts = ("device", "threads", "seed", "commit", "hardware", "map_seconds", "map_mb")
         row = {**evaluated, **row, "scene": evaluated["scene"]}
         row |= {key: mapped[key] for key in machine_facts}
+        row["published"] = get_method(method[0].partition(":")[0]).published
         row["map_log"] = mapped["log"]
         row["stage_ms"] = localized["stage_ms"]
         row["peak_rss_mb"] = max(mapped["peak_rss_mb"], localized["peak_rss_mb"])

@@ -166,6 +166,8 @@ class Method(Generic[ConfigT]):
         family: absolute, relative, coordinates, forests, allocentric, retrieval or matching.
         summary: one line.
         paper: authors, title, venue, year.
+        published: the paper's figure and what it is of, then whether it is reproduced here; or why
+            there is none to compare.
         config: a frozen dataclass whose defaults are the paper's.
         tiny: a config for the tests, seconds on two cores.
         build_map: gets the mapping views only, so that nothing can leak.
@@ -191,6 +193,7 @@ class Method(Generic[ConfigT]):
     ]
     summary: str
     paper: str
+    published: str
     config: type[ConfigT]
     tiny: ConfigT
     build_map: Callable[[Sequence[View], ConfigT, Run], Tensors]

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from posed_views import random_poses, scene_of
 from reloc.evaluation.report import evaluate
-from reloc.evaluation.tables import FigureTable, figure_tables
+from reloc.evaluation.tables import FigureTable, figure_tables, seeds_together
 from reloc.exports import true_poses
 
 
@@ -121,3 +121,28 @@ def test_names_are_not_taken_for_markup() -> None:
     (table,) = figure_tables([row(scene="[red]kitchen|2"), row(scene="b")])
     assert "[red]kitchen|2" in drawn(table)
     assert "[red]kitchen\\|2" in table.markdown()
+
+
+def test_seeds_become_one_row_of_medians_and_how_far_they_differ() -> None:
+    seeds = [
+        row(seed=0, median_m=0.05, recall_5cm_5deg=0.5),
+        row(seed=1, median_m=0.07, recall_5cm_5deg=0.4),
+        row(seed=2, median_m=0.06, recall_5cm_5deg=0.9),
+    ]
+    (table,) = figure_tables(seeds_together([*seeds, row(method="other", median_m=0.01)]))
+    first, other = cells(table, 0), cells(table, 1)
+    assert (first["median cm"], first["seeds: cm"]) == ("6.00", "3: 5.00 to 7.00")
+    assert first["% in 5 cm, 5°"] == "50.0"
+    assert (other["median cm"], other["seeds: cm"]) == ("**1.00**", "–")
+
+
+def test_a_seed_that_declines_counts_as_infinitely_far() -> None:
+    seeds = [row(seed=seed, median_m=value) for seed, value in enumerate((0.05, None, None))]
+    (table,) = figure_tables(seeds_together(seeds))
+    assert cells(table, 0)["median cm"] == "∞"
+    assert cells(table, 0)["seeds: cm"] == "3: 5.00 to ∞"
+
+
+def test_rows_of_one_seed_have_no_column_for_seeds() -> None:
+    (table,) = figure_tables(seeds_together([row(seed=0), row(seed=0, method="other")]))
+    assert "seeds: cm" not in cells(table, 0)

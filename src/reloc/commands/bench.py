@@ -17,7 +17,7 @@ from reloc.commands.fitting import Fitting
 from reloc.commands.options import default_threads
 from reloc.commands.parsing import parse_command, parse_scene
 from reloc.contract import Precision
-from reloc.evaluation.tables import figure_tables
+from reloc.evaluation.tables import figure_tables, seeds_together
 from reloc.input_error import InputError
 from reloc.progress import Progress
 
@@ -38,7 +38,7 @@ class BenchArguments(CommonArguments):
     out: Annotated[Path, tyro.conf.arg(metavar="ROWS")]
     """File of rows, a JSON object a line. Rows that it has are not made again."""
     seeds: tuple[int, ...] = (0,)
-    """A row for each."""
+    """A row for each; the table on the terminal has their medians, and how far they differ."""
     device: str = "cpu"
     """Of tensors: cpu, cuda, cuda:1."""
     precision: Precision = "auto"
@@ -66,7 +66,7 @@ def _run(arguments: BenchArguments, progress: Progress) -> Answer:
     rows = run_bench(tasks, arguments.out, progress, arguments.retry_failed)
     failed = [row for row in rows if "failed" in row]
     done = [{**row, "scene": _place(row)} for row in rows if "failed" not in row]
-    tables = [Fitting(table) for table in figure_tables(done)]
+    tables = [Fitting(table) for table in figure_tables(seeds_together(done))]
     lines = [_failure(row, arguments.out) for row in failed]
     lines.append(f"the page: reloc report {arguments.out} --out report")
     shown = [*tables, *lines]

@@ -29,6 +29,7 @@ def _run(arguments: MethodsArguments, progress: Progress) -> Answer:
             "presets": list(row.presets),
             "summary": row.summary,
             "paper": row.paper,
+            "published": row.published,
             "context": row.context,
             "maps_depth": row.maps_depth or row.uses_depth,
             "uses_depth": row.uses_depth,

@@ -368,3 +368,34 @@ def average_of_scenes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             values = [row[key] for row in rows]
             average[key] = None if None in values else float(np.mean(values))
     return average
+
+
+def median_of_seeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One method on one scene with several seeds: the median of each figure.
+
+    Args:
+        rows: of `Report.row`, or of a benchmark, one for each seed.
+
+    Returns:
+        A row with the keys of the first, without "seed", and "over_seeds": how many they are, and
+        from which median position error to which they go, as (3, 0.05, 0.07), in metres or, where
+        the scene has no scale, in percent of its extent.
+        A median error that is None counts as infinite, and is None where it is the median.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not rows:
+        raise InputError("there are no seeds to take the median of: evaluate one first")
+    merged = {key: value for key, value in rows[0].items() if key != "seed"}
+    for key, value in merged.items():
+        values = [row.get(key) for row in rows]
+        if key.startswith("median_"):
+            median = float(np.median([math.inf if one is None else one for one in values]))
+            merged[key] = median if math.isfinite(median) else None
+        elif isinstance(value, int | float) and None not in values:
+            median = float(np.median([float(one) for one in values if one is not None]))
+            merged[key] = round(median) if isinstance(value, int) else median
+    key = "median_m" if rows[0].get("unit") != "units" else "median_extent_pct"
+    errors = [math.inf if row.get(key) is None else row[key] for row in rows]
+    return {**merged, "over_seeds": (len(rows), min(errors), max(errors))}

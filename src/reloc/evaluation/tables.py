@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +11,13 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from reloc.evaluation.report import RECALLS, RELATIVE_RECALLS, Threshold, average_of_scenes
+from reloc.evaluation.report import (
+    RECALLS,
+    RELATIVE_RECALLS,
+    Threshold,
+    average_of_scenes,
+    median_of_seeds,
+)
 
 Row = Mapping[str, Any]
 """Of `Report.row`, or a line of a benchmark, which has its keys and more."""
@@ -46,7 +53,13 @@ class Column:
         if value is None:
             infinite = self.key.startswith("median_") and row.get("n_queries")
             return _INFINITE if infinite else _UNKNOWN
-        return str(value) if self.digits is None else f"{self.scale * value:.{self.digits}f}"
+        if isinstance(value, tuple):
+            count, least, most = value
+            return f"{count}: {self._number(least)} to {self._number(most)}"
+        return str(value) if self.digits is None else self._number(value)
+
+    def _number(self, value: float) -> str:
+        return f"{self.scale * value:.{self.digits}f}" if math.isfinite(value) else _INFINITE
 
     def is_best(self, row: Row, rows: Sequence[Row]) -> bool:
         """Whether the cell, as it is printed, is the best of its scene, and another is worse."""
@@ -77,12 +90,14 @@ _HEAD = (
 )
 _METRIC = (
     Column("median cm", "median_m", 2, 100.0, "lowest"),
+    Column("seeds: cm", "over_seeds", 2, 100.0),
     Column("median °", "median_deg", 3, best="lowest"),
     *(_recall_column(threshold, brief=threshold in _BRIEF_RECALLS) for threshold in RECALLS),
 )
 _RELATIVE = (
     Column("median units", "median_units", 4, best="lowest"),
     Column("median % extent", "median_extent_pct", 3, best="lowest"),
+    Column("seeds: % extent", "over_seeds", 3),
     Column("median °", "median_deg", 3, best="lowest"),
     *(_recall_column(threshold, brief=True) for threshold in RELATIVE_RECALLS),
 )
@@ -93,7 +108,10 @@ _COST = (
     Column("peak MB", "peak_rss_mb", 0, brief=False),
     Column("seed", "seed", brief=False),
     Column("failed", "failed", justify="left"),
+    Column("published", "published", justify="left", brief=False),
 )
+# Shown where a row has them.
+_RARE = {column.key for column in _COST} | {"over_seeds"}
 
 
 @dataclass(frozen=True)
@@ -165,10 +183,23 @@ def figure_tables(rows: Sequence[Row]) -> list[FigureTable]:
     )
     tables = []
     for title, figures, some in zip(titles, (_METRIC, _RELATIVE), (metric, relative), strict=True):
-        cost = [column for column in _COST if any(row.get(column.key) is not None for row in some)]
+        columns = [
+            column
+            for column in (*_HEAD, *figures, *_COST)
+            if column.key not in _RARE or any(row.get(column.key) is not None for row in some)
+        ]
         if some:
-            tables.append(FigureTable(title, (*_HEAD, *figures, *cost), (*some, *_averages(some))))
+            tables.append(FigureTable(title, tuple(columns), (*some, *_averages(some))))
     return tables
+
+
+def seeds_together(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one method on one scene that differ in their seeds become one, of medians."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = tuple(row.get(name) for name in ("method", "scene", "scene_words", "ground_truth"))
+        groups.setdefault(key, []).append(row)
+    return [group[0] if len(group) == 1 else median_of_seeds(group) for group in groups.values()]
 
 
 def _averages(rows: Sequence[Row]) -> list[Row]:

@@ -99,6 +99,7 @@ METHOD = Method(
     summary="Classifies the nearest anchor among the mapping places and adds an offset to it.",
     paper="Saha, Varma and Jawahar, Improved Visual Relocalization by Discovering Anchor Points, "
     "BMVC 2018",
+    published="0.13 m, 7.5° (7-Scenes, mean of medians; its code is disputed); not reproduced",
     config=AnchorPointConfig,
     tiny=AnchorPointConfig(**TINY),
     build_map=build_map,

@@ -47,6 +47,7 @@ METHOD = Method(
     family="absolute",
     summary="Self-attention over the image vector; learned weights, log-quaternions.",
     paper="Wang et al., AtLoc: Attention Guided Camera Localization, AAAI 2020",
+    published="0.20 m, 7.6° (7-Scenes, mean of medians); not reproduced",
     config=AtLocConfig,
     tiny=AtLocConfig(**TINY),
     build_map=build_map,

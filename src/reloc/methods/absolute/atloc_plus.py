@@ -59,6 +59,7 @@ METHOD = Method(
     family="absolute",
     summary="AtLoc learned also by the differences of its poses along a sequence.",
     paper="Wang et al., AtLoc: Attention Guided Camera Localization, AAAI 2020",
+    published="no figure that is known here",
     config=AtLocPlusConfig,
     tiny=AtLocPlusConfig(**{**TINY, "batch_size": 11}),
     build_map=build_map,

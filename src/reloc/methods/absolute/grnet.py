@@ -206,6 +206,7 @@ METHOD = Method(
     summary="Message passing between the feature maps of a clip's frames.",
     paper="Xue et al., Learning Multi-View Camera Relocalization with Graph Neural Networks, "
     "CVPR 2020",
+    published="0.19 m, 6.3° (7-Scenes, mean of medians; 8 frames); not reproduced",
     config=GrNetConfig,
     tiny=GrNetConfig(**{**TINY, "batch_size": 8}, message_channels=16),
     build_map=build_map,

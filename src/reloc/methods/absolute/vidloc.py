@@ -69,6 +69,7 @@ METHOD = Method(
     summary="A bidirectional LSTM over the frames of a clip.",
     paper="Clark et al., VidLoc: A Deep Spatio-Temporal Model for 6-DoF Video-Clip "
     "Relocalization, CVPR 2017",
+    published="0.25 m (7-Scenes, clips of 200 frames); not reproduced",
     config=VidLocConfig,
     tiny=VidLocConfig(**{**TINY, "batch_size": 6}, hidden=48),
     build_map=build_map,

@@ -52,6 +52,7 @@ METHOD = Method(
     summary="Frozen trunk and one hidden layer, learned by the log of the quaternion error.",
     paper="Żurad, Deep Convolutional Neural Networks for Camera Relocalization, University of "
     "Luxembourg 2017",
+    published="0.188 m, 5.8° (chess); not reproduced",
     config=ZuradRegressorConfig,
     tiny=ZuradRegressorConfig(**TINY),
     build_map=build_map,

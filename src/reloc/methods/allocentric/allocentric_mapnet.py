@@ -13,6 +13,7 @@ METHOD = Method(
     summary="RGB-D: what lies where on the ground; a query is fitted to it at every heading.",
     paper="Henriques and Vedaldi, MapNet: An Allocentric Spatial Memory for Mapping Environments, "
     "CVPR 2018",
+    published="no figure to compare: game levels and apartments",
     config=AllocentricConfig,
     tiny=AllocentricConfig(short_side_px=120, num_headings=48, features=8),
     build_map=build_map,

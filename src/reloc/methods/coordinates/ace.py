@@ -185,6 +185,7 @@ METHOD = Method(
     family="coordinates",
     summary="Scene points from codes of a frozen dense encoder: by landmarks, or ACE's layers.",
     paper="Brachmann, Cavallari and Prisacariu, Accelerated Coordinate Encoding, CVPR 2023",
+    published="97.1 % within 5 cm, 5° (7-Scenes, SfM; 5 min, 4 MB); not reproduced",
     config=AceConfig,
     # Few views, of several sizes, have too few landmarks: layers are trained then.
     tiny=AceConfig(short_side_px=240, num_images=60, width=64, steps=150, batch_size=512),

@@ -158,6 +158,7 @@ METHOD = Method(
     family="coordinates",
     summary="Scene points in three stages, the last through RANSAC with its entropy under control.",
     paper="Brachmann and Rother, Learning Less is More, CVPR 2018",
+    published="76 % within 5 cm, 5° (7-Scenes; unverified); not reproduced",
     config=DsacppConfig,
     tiny=tiny(DsacppConfig(width=96, num_images=60, steps=300)),
     build_map=build_map,

@@ -140,6 +140,7 @@ METHOD = Method(
     family="coordinates",
     summary="Scene points from a head on a frozen encoder or from nothing, trained through RANSAC.",
     paper="Brachmann and Rother, Visual Camera Re-Localization Using DSAC*, TPAMI 2021",
+    published="96.0 % within 5 cm, 5° (7-Scenes, SfM; RGB), 98.2 % with depth; not reproduced",
     config=DsacstarConfig,
     tiny=tiny(DsacstarConfig(width=64, num_images=40, steps=300)),
     build_map=build_map,

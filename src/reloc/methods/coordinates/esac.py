@@ -234,6 +234,7 @@ METHOD = Method(
     summary="Experts for the parts of a place, and a gate that shares out the hypotheses.",
     paper="Brachmann and Rother, Expert Sample Consensus Applied to Camera Re-Localization, "
     "ICCV 2019",
+    published="no figure to compare: 12 and 19 scenes at once",
     config=EsacConfig,
     tiny=EsacConfig(
         short_side_px=120,

@@ -150,6 +150,7 @@ METHOD = Method(
     family="coordinates",
     summary="ACE's head, told a code of the whole image; points from a mixture of camera clusters.",
     paper="Wang et al., GLACE: Global Local Accelerated Coordinate Encoding, CVPR 2024",
+    published="0.14 m, 0.3° (Cambridge, mean of medians); not reproduced",
     config=GlaceConfig,
     tiny=GlaceConfig(
         short_side_px=160,

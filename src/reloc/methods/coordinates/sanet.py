@@ -176,6 +176,7 @@ METHOD = Method(
     family="coordinates",
     summary="RGB-D map, nothing trained on it: a shared decoder reads points off retrieved views.",
     paper="Yang et al., SANet: Scene Agnostic Network for Camera Localization, ICCV 2019",
+    published="68.2 % within 5 cm, 5° (7-Scenes); not reproduced",
     config=SanetConfig,
     tiny=SanetConfig(short_side_px=160, fine_cells=250, coarse_cells=80),
     build_map=build_map,

@@ -281,6 +281,7 @@ METHOD = Method(
     family="coordinates",
     summary="Regions of the scene, coarse then fine, told of each cell; then the place in them.",
     paper="Dong et al., Visual Localization via Few-Shot Scene Region Classification, 3DV 2022",
+    published="81.1 % within 5 cm, 5° (7-Scenes, SfM); not reproduced",
     config=SrcConfig,
     tiny=SrcConfig(
         short_side_px=120,

@@ -98,6 +98,7 @@ METHOD = Method(
     summary="SIFT matched to points word by word, cheapest first, without retrieval; robust PnP.",
     paper="Sattler, Leibe and Kobbelt, Efficient and Effective Prioritized Matching for "
     "Large-Scale Image-Based Localization, TPAMI 2017",
+    published="98.5 % within 5 cm, 5° (7-Scenes, SfM); not reproduced",
     config=ActiveSearchConfig,
     tiny=ActiveSearchConfig(
         max_keypoints=500,

@@ -102,6 +102,7 @@ METHOD = Method(
     summary="Views by a global descriptor, learned features matched with their points, robust PnP.",
     paper="Sarlin, Cadena, Siegwart and Dymczyk, From Coarse to Fine: Robust Hierarchical "
     "Localization at Large Scale, CVPR 2019",
+    published="95.7 % within 5 cm, 5° (7-Scenes, SfM); not reproduced",
     config=HlocConfig,
     tiny=HlocConfig(
         descriptor="gem", max_keypoints=500, pairs_by_pose=4, pairs_by_retrieval=2, vocabulary=16

@@ -28,6 +28,7 @@ METHOD = Method(
     summary="As sift, with learned features: R2D2, ALIKE, or corners with our encoder's codes.",
     paper="Revaud, Weinzaepfel, De Souza and Humenberger, R2D2: Repeatable and Reliable Detector "
     "and Descriptor, NeurIPS 2019",
+    published="95.7 % within 5 cm, 5° (7-Scenes, SfM); not reproduced",
     config=LearnedConfig,
     # R2D2's weights do not ship: the laws are tried with the features whose weights do. The
     # networks of others have tests of their own.

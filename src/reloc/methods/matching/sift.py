@@ -12,6 +12,7 @@ METHOD = Method(
     summary="SIFT points triangulated from the known poses, 2D-3D matching, robust PnP.",
     paper="Lowe, Distinctive image features from scale-invariant keypoints, IJCV 2004; "
     "Sattler et al., Efficient and effective prioritized matching, TPAMI 2017",
+    published="no figure to compare: of its kind, Active Search has 98.5 % (7-Scenes, SfM)",
     config=MatchingConfig,
     tiny=MatchingConfig(max_keypoints=500, pairs_by_pose=4, pairs_by_retrieval=2, vocabulary=16),
     build_map=build_map,

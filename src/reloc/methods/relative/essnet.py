@@ -45,6 +45,7 @@ METHOD = Method(
     summary="Essential matrices to similar views, taken apart; their directions triangulated.",
     paper="Zhou, Sattler, Pollefeys and Leal-Taixé, To Learn or Not to Learn: Visual Localization "
     "from Essential Matrices, ICRA 2020",
+    published="0.22 m, 8.0° (7-Scenes, mean of medians); not reproduced",
     config=EssNetConfig,
     tiny=EssNetConfig(
         **{**TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15},

@@ -63,6 +63,7 @@ METHOD = Method(
     summary="Metric relative poses to few photos, by a network's heads or by local features.",
     paper="Arnold, Wynn, Vicente, Garcia-Hernando, Monszpart, Prisacariu, Turmukhambetov and "
     "Brachmann, Map-Free Visual Relocalization, ECCV 2022",
+    published="no figure to compare: by VCRE, on 655 places",
     config=MapfreeConfig,
     tiny=MapfreeConfig(**TINY),
     build_map=build_map,

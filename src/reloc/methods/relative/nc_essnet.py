@@ -48,6 +48,7 @@ METHOD = Method(
     summary="EssNet on matches that agree with their neighbours' (neighbourhood consensus).",
     paper="Zhou, Sattler, Pollefeys and Leal-Taixé, To Learn or Not to Learn: Visual Localization "
     "from Essential Matrices, ICRA 2020",
+    published="0.21 m, 7.5° (7-Scenes, mean of medians); not reproduced",
     config=NcEssNetConfig,
     tiny=NcEssNetConfig(
         **{**TINY, "short_side_px": 120, "num_neighbours": 4, "min_belief": 0.15},

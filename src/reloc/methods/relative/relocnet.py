@@ -136,6 +136,7 @@ METHOD = Method(
     summary="Views retrieved by learned overlap of frusta; relative poses in SE(3), averaged.",
     paper="Balntas, Li and Prisacariu, RelocNet: Continuous Metric Learning Relocalisation Using "
     "Neural Nets, ECCV 2018",
+    published="0.21 m, 6.7° (7-Scenes, mean of medians); not reproduced",
     config=RelocNetConfig,
     tiny=RelocNetConfig(**TINY, embedding=16, embedding_steps=40),
     build_map=build_map,

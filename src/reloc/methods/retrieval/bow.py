@@ -42,6 +42,7 @@ METHOD = Method(
     summary="The pose of the image with most SIFT or ORB words in common, rare ones first.",
     paper="Sivic and Zisserman, Video Google: A Text Retrieval Approach to Object Matching in "
     "Videos, ICCV 2003",
+    published="no figure to compare: recall on other data",
     config=BowRetrievalConfig,
     tiny=BowRetrievalConfig(BowConfig(max_keypoints=300, num_words=256)),
     build_map=build_map,

@@ -42,6 +42,7 @@ METHOD = Method(
     summary="The pose of the most similar image by dense SIFT, aggregated and whitened.",
     paper="Torii, Arandjelović, Sivic, Okutomi and Pajdla, 24/7 Place Recognition by View "
     "Synthesis, CVPR 2015",
+    published="0.26 m, 12.5° (7-Scenes, mean of medians); not reproduced",
     config=DenseVladRetrievalConfig,
     tiny=DenseVladRetrievalConfig(
         DenseVladConfig(max_side_px=120, bins_px=(4, 6), num_words=32, num_dimensions=64)

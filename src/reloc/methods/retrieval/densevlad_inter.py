@@ -100,6 +100,7 @@ METHOD = Method(
     summary="A pose between those of similar images, weighted to rebuild the query's DenseVLAD.",
     paper="Sattler, Zhou, Pollefeys and Leal-Taixé, Understanding the Limitations of CNN-based "
     "Absolute Camera Pose Regression, CVPR 2019",
+    published="0.24 m, 11.7° (7-Scenes, mean of medians); not reproduced",
     config=DenseVladInterConfig,
     tiny=DenseVladInterConfig(
         DenseVladConfig(max_side_px=120, bins_px=(4, 6), num_words=32, num_dimensions=64),

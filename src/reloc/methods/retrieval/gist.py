@@ -43,6 +43,7 @@ METHOD = Method(
     summary="The pose of the most similar image by GIST: directions and scales in each part.",
     paper="Oliva and Torralba, Modeling the Shape of the Scene: A Holistic Representation of the "
     "Spatial Envelope, IJCV 2001",
+    published="no figure to compare: recall on other data",
     config=GistRetrievalConfig,
     tiny=GistRetrievalConfig(GistConfig(size_px=64, grid=8)),
     build_map=build_map,

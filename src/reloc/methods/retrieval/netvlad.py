@@ -46,6 +46,7 @@ METHOD = Method(
     summary="The pose of the most similar image by NetVLAD on the shared encoder.",
     paper="Arandjelović, Gronat, Torii, Pajdla and Sivic, NetVLAD: CNN Architecture for Weakly "
     "Supervised Place Recognition, CVPR 2016",
+    published="no figure to compare: recall on Pittsburgh and Tokyo",
     config=NetVladRetrievalConfig,
     tiny=NetVladRetrievalConfig(
         NetVladConfig(short_side_px=120, num_words=16, num_dimensions=64),

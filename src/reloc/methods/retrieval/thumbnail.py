@@ -70,6 +70,7 @@ METHOD = Method(
     family="retrieval",
     summary="The pose of the most similar mapping image, compared small and blurred.",
     paper="Klein and Murray, Improving the Agility of Keyframe-Based SLAM, ECCV 2008",
+    published="no figure to compare: tracking, recovered in rooms",
     config=ThumbnailConfig,
     tiny=ThumbnailConfig(num_pixels=192, blur_px=1.0),
     build_map=build_map,
