@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	&& echo $$python && break; done)
 DATA ?= ../shared/data
 BIN := .venv/bin
+# Side by side, each process on one core. `pytest PATH` runs a few in one.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadgroup
 READY := .venv/.installed
 
 .PHONY: help demo test check format bench clean
@@ -31,14 +33,14 @@ demo: $(READY)
 	@$(BIN)/reloc demo --out demo
 
 test: $(READY)
-	@$(BIN)/pytest
+	@$(TESTS)
 
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(TESTS)
 
 bench: $(READY)
 	@test -d "$(DATA)" || { echo "no data at $(DATA): pass DATA=..., docs/data.md says where to get it" >&2; exit 1; }

@@ -2,8 +2,8 @@
 
     python benchmarks/encoder_table.py SCENE --features base rootsift --weights FOLDER
 
-A row of JSON a feature on standard output. FOLDER holds squeezenet1_0.safetensors, alike-t.pth and
-r2d2_WASF_N16.pt, for those features. All see the same grey images at the same cells of 8x8 pixels,
+A row of JSON a feature on standard output. FOLDER holds squeezenet1_0.safetensors, alike-t.pth,
+r2d2_WASF_N16.pt, and what ace_architecture.py wrote, for those features. All see the same grey images at the same cells of 8x8 pixels,
 and are brought to mean 0 and variance 1 over mapping images, and to one norm, before the head sees
 them.
 """
@@ -26,6 +26,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
+import ace_architecture
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
 from reloc.methods.coordinates.ace import AceConfig, mapping_loss
@@ -39,7 +40,9 @@ from reloc.provenance import hardware, working_copy_commit
 from reloc.scenes import LoadOptions, load_scene
 from reloc.training.buffer import resized_grey
 
-Feature = Literal["base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2"]
+Feature = Literal[
+    "base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2", "ace-architecture"
+]
 _IMAGENET_MEAN, _IMAGENET_STD = 0.449, 0.226
 
 
@@ -52,6 +55,8 @@ class Arguments:
     weights: Path = Path()
     split: str | None = None
     seed: int = 0
+    every: int = 1
+    """Ask every so many queries: some features take seconds a frame."""
     config: AceConfig = field(default_factory=AceConfig)
 
 
@@ -204,8 +209,15 @@ def _features(name: Feature, weights: Path) -> nn.Module:
         "squeezenet": lambda: SqueezeNet(weights / "squeezenet1_0.safetensors"),
         "alike": lambda: Alike(weights / "alike-t.pth"),
         "r2d2": lambda: R2d2(weights / "r2d2_WASF_N16.pt"),
+        "ace-architecture": lambda: ace_architecture.load(weights / ace_architecture.WEIGHTS),
     }
     return makers[name]()
+
+
+def _num_megabytes(features: nn.Module) -> float:
+    """Of its weights in fp16, however it keeps them."""
+    kept = list(features.parameters()) + list(getattr(features, "weights", {}).values())
+    return 2 * sum(value.numel() for value in kept if value.is_floating_point()) / 1e6
 
 
 def _giga_macs(features: nn.Module) -> float:
@@ -240,7 +252,8 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
     map_s, map_cpu_s = time.perf_counter() - started, time.process_time() - started_cpu
     localizer = CoordinatesLocalizer(encoder, tensors, config, run)
     errors = []
-    for view in scene.queries:
+    queries = scene.queries[:: arguments.every]
+    for view in queries:
         pose = localizer.localize([view.query()])[0].cam_from_world
         if pose is None:
             errors.append((np.inf, 180.0))
@@ -264,6 +277,7 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
         "scene": scene.name,
         "split": arguments.split,
         "seed": run.seed,
+        "n_queries": len(queries),
         **{
             f"recall_{limit:g}_{degrees:g}deg": float(
                 np.mean((position / unit < limit) & (rotation_deg < degrees))
@@ -273,6 +287,7 @@ def _row(name: Feature, arguments: Arguments) -> dict[str, object]:
         # None where more than half of the queries are declined.
         "median": float(np.median(position / unit)) if np.isfinite(position).mean() > 0.5 else None,
         "giga_macs": _giga_macs(features) if name != "rootsift" else None,
+        "mb_fp16": _num_megabytes(features),
         "encode_ms": float(np.median(encode_ms)),
         "map_s": map_s,
         "map_cpu_s": map_cpu_s,

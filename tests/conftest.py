@@ -18,6 +18,13 @@ settings.load_profile("reloc")
 SHARED_DATA = Path(os.environ.get("RELOC_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those of a file stay together: they share what they make."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real data; skips the test where there is none."""

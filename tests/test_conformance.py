@@ -57,6 +57,11 @@ NUM_FEW_VIEWS = 8
 NUM_FIRST_QUERIES = 3
 
 
+def half_of(name: str) -> str:
+    """Which of two processes tests a row, where tests run side by side."""
+    return f"laws-{list(METHODS).index(name) % 2}"
+
+
 def law(function: Callable[..., None]) -> Callable[..., None]:
     """Run a test on every row; the row's own words exempt it."""
     name = function.__name__.removeprefix("test_")
@@ -65,7 +70,9 @@ def law(function: Callable[..., None]) -> Callable[..., None]:
     for method in METHODS:
         row = get_method(method)
         reason = row.expected_failures.get(name)
-        marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
+        marks = [pytest.mark.xdist_group(half_of(method))]
+        if reason:
+            marks.append(pytest.mark.xfail(reason=reason, strict=True))
         rows.append(pytest.param(row, id=method, marks=marks))
     return pytest.mark.parametrize("row", rows)(function)
 
@@ -649,22 +656,42 @@ for name in modules:
 
 
 @pytest.fixture(scope="module")
-def fresh_folder(
+def fresh_folder_of(
     request: pytest.FixtureRequest,
     map_of: MapOf,
     asked_of: QueriesOf,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    """Maps of all rows under test and what a fresh process made of them.
+) -> Callable[[str], Path]:
+    """For a half of the rows: those under test, their maps, and what a fresh process made of them.
 
     It is one process, for imports take seconds.
     """
-    folder = tmp_path_factory.mktemp("fresh")
-    names = {
+    under_test = {
         item.callspec.params["row"].name
         for item in request.session.items
         if isinstance(item, pytest.Function) and "fresh_folder" in item.fixturenames
     }
+
+    @functools.cache
+    def of_half(half: str) -> Path:
+        folder = tmp_path_factory.mktemp("fresh")
+        names = {name for name in under_test if half_of(name) == half}
+        ask_in_a_fresh_process(names, map_of, asked_of, folder)
+        return folder
+
+    return of_half
+
+
+@pytest.fixture
+def fresh_folder(row: AnyMethod, fresh_folder_of: Callable[[str], Path]) -> Path:
+    """The folder that the row is in."""
+    return fresh_folder_of(half_of(row.name))
+
+
+def ask_in_a_fresh_process(
+    names: set[str], map_of: MapOf, asked_of: QueriesOf, folder: Path
+) -> None:
+    """Write maps and queries of rows, and let another process write the answers beside them."""
     modules = {name: module for name, module in METHODS.items() if name in names}
     images, depths, others = {}, {}, {}
     for name in modules:
@@ -685,7 +712,6 @@ def fresh_folder(
     (folder / "asked.json").write_text(json.dumps(others))
     command = [sys.executable, "-c", FRESH_PROCESS, str(folder), json.dumps(modules)]
     subprocess.run(command, check=True, timeout=300)
-    return folder
 
 
 @law
