@@ -3,9 +3,9 @@
     python benchmarks/encoder_table.py SCENE --features base rootsift --weights FOLDER
 
 A row of JSON a feature on standard output. FOLDER holds squeezenet1_0.safetensors, alike-t.pth,
-r2d2_WASF_N16.pt, and what ace_architecture.py wrote, for those features. All see the same grey images at the same cells of 8x8 pixels,
-and are brought to mean 0 and variance 1 over mapping images, and to one norm, before the head sees
-them.
+r2d2_WASF_N16.pt, and what ace_architecture.py wrote, for those features. All see the same grey
+images at the same cells of 8x8 pixels, and are brought to mean 0 and variance 1 over mapping
+images, and to one norm, before the head sees them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
+import ace_architecture
 import cv2
 import numpy as np
 import safetensors.torch
@@ -26,7 +27,6 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
-import ace_architecture
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
 from reloc.methods.coordinates.ace import AceConfig, mapping_loss
