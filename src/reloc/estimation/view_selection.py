@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reloc.geometry.clusters import local_extent
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
 
@@ -19,11 +20,12 @@ def select_distinct_views(
 
     Args:
         cam_from_world: batch (N,).
-        min_distance: as a fraction of the diagonal of the box round the centres.
+        min_distance: as a fraction of the extent of the centres, or of that of a place among them
+            where they are of several places.
         min_angle_deg: degrees.
     """
     centers_N3 = cam_from_world.inverse().translation
-    radius = min_distance * float((centers_N3.amax(0) - centers_N3.amin(0)).norm())
+    radius = min_distance * local_extent(centers_N3)
     kept: list[int] = []
     for index in range(len(centers_N3)):
         distance = (centers_N3[kept] - centers_N3[index]).norm(dim=-1)

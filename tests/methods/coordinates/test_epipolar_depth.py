@@ -12,9 +12,12 @@ FOCAL_PX = 500.0
 
 
 def _room(
-    num_views: int = 6, num_points: int = 300, shared: bool = True
+    num_views: int = 6, num_points: int = 300, shared: bool = True, far_off: float = 0.0
 ) -> tuple[PosedCells, torch.Tensor]:
-    """Cells of views along a line that see the same points, each with a code of its own."""
+    """Cells of views along a line that see the same points, each with a code of its own.
+
+    The pose of the last one is wrong by `far_off`.
+    """
     torch.manual_seed(0)
     points_N3 = torch.rand(num_points, 3) * torch.tensor([4.0, 3.0, 2.0]) + torch.tensor(
         [-2, -1.5, 3]
@@ -23,7 +26,6 @@ def _room(
     eye = torch.eye(3, dtype=torch.float64).expand(num_views, 3, 3)
     offset_V3 = torch.zeros(num_views, 3, dtype=torch.float64)
     offset_V3[:, 0] = -0.25 * torch.arange(num_views)
-    poses = Rigid3d(eye.clone(), offset_V3)
     rays, codes, view, depth = [], [], [], []
     for index in range(num_views):
         seen = points_N3 + offset_V3[index].float()
@@ -37,9 +39,9 @@ def _room(
     code = code / code.square().mean(1, keepdim=True).sqrt()
     unknown = torch.full((len(code),), torch.nan)
     buffer = FeatureBuffer(code.half(), torch.cat(rays), torch.cat(view), unknown)
-    return PosedCells(buffer, poses, torch.full((num_views,), FOCAL_PX), num_views), torch.cat(
-        depth
-    )
+    offset_V3[-1, 1] += far_off
+    said = Rigid3d(eye.clone(), offset_V3)
+    return PosedCells(buffer, said, torch.full((num_views,), FOCAL_PX), num_views), torch.cat(depth)
 
 
 def test_depth_is_found_within_what_cells_of_8_px_allow() -> None:
@@ -62,3 +64,11 @@ def test_codes_that_nothing_shares_are_not_believed() -> None:
 def test_two_views_alone_are_no_witnesses_of_each_other() -> None:
     cells, _ = _room(num_views=2)
     assert not bool(triangulated_depth(cells, Run()).isfinite().any())
+
+
+def test_one_camera_with_a_wrong_pose_leaves_the_others_their_partners() -> None:
+    cells, true_depth_N = _room(num_views=12)
+    astray, _ = _room(num_views=12, far_off=200.0)
+    found, expected = triangulated_depth(astray, Run()), triangulated_depth(cells, Run())
+    right_N = (found - true_depth_N).abs() < 0.2 * true_depth_N
+    assert int(right_N.sum()) > 0.8 * int(expected.isfinite().sum())

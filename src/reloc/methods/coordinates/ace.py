@@ -30,7 +30,7 @@ from reloc.training.augment import Augmentation
 from reloc.training.buffer import FeatureBuffer
 
 # Beyond these a predicted point is not yet near the scene: it is drawn to its ray instead. Depths
-# are in the scene's scale, which is the extent of the mapping cameras.
+# are in the scene's scale, which is the extent of the mapping cameras where they stand together.
 _MIN_DEPTH, _MAX_DEPTH, _RAY_DEPTH = 0.05, 200.0, 2.0
 _MIN_ERROR_PX, _MAX_ERROR_PX = 0.5, 1000.0
 # How near a point must be to a known depth, as a share of it, for its reprojection to be trained.

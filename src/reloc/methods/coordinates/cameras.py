@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reloc.geometry.camera import Camera
+from reloc.geometry.clusters import local_extent
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.methods.coordinates.config import CoordinatesConfig
@@ -53,13 +54,15 @@ def mapping_cameras(
 ) -> MappingCameras:
     """Centre and scale of the scene from its cameras: the mean of their centres, and their extent.
 
+    Not of those that are far from the others: one wrong pose would make another unit.
+
     Raises:
         InputError: all views are taken from one place, which tells no depth.
     """
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     centers_V3 = poses.inverse().translation
     center_3 = centers_V3.mean(dim=0)
-    scale = float((centers_V3.amax(0) - centers_V3.amin(0)).norm())
+    scale = local_extent(centers_V3)
     if scale < 1e-9 * max(float(centers_V3.abs().max()), 1.0):
         raise InputError(
             f"all {len(views)} mapping views are taken from one place: their poses tell no depth; "

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from reloc.contract import Run
+from reloc.geometry.clusters import local_extent
 from reloc.geometry.rigid3d import Rigid3d, skew
 from reloc.nn.precision import uses_bf16
 from reloc.training.replay import PosedCells
@@ -80,7 +81,7 @@ def _partners(cam_from_world: Rigid3d) -> list[list[int]]:
     The very nearest, in a video, tell no depth; how far the scene is, nobody knows yet.
     """
     centers_V3 = cam_from_world.inverse().translation
-    extent = float((centers_V3.amax(0) - centers_V3.amin(0)).norm())
+    extent = local_extent(centers_V3)
     axes_V3 = cam_from_world.rotation[:, 2]
     partners = []
     for center_3, axis_3 in zip(centers_V3, axes_V3, strict=True):

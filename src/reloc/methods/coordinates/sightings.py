@@ -12,7 +12,7 @@ from reloc.nn.heads import CoordinateHead
 from reloc.training.buffer import FeatureBuffer
 
 # A point at less than this is not in front of its camera yet, one at more is lost. In the head's
-# unit, which is the extent of the mapping cameras.
+# unit, which is the extent of the mapping cameras where they stand together.
 _MIN_DEPTH, _MAX_DEPTH = 0.05, 200.0
 _MAX_ERROR_PX = 1000.0
 
