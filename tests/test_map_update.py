@@ -28,6 +28,7 @@ from reloc.steps import build_map, load_scene, update_map
 def _learn(tensors: Tensors, views: Sequence[View], config: ThumbnailConfig, run: Run) -> Updated:
     """More thumbnails."""
     more = thumbnail.build_map(views, config, run)
+    run.log.info("%d new thumbnails", len(views))
     joined = {
         name: tensor if name == "size" else torch.cat([tensor, more[name]])
         for name, tensor in tensors.items()
@@ -91,6 +92,7 @@ def test_a_new_map_is_written_and_the_old_one_stays_as_it_is(
     assert (said["num_new_views"], said["num_views"]) == (4, 8)
     assert said["changes"][0]["moved"] == 0.0
     assert said["changes"][1]["moved"] is None
+    assert said["log"] == ["4 new thumbnails"]
     assert len(new.tensors["descriptors"]) == 8
     assert new.provenance.scene == "monday+tuesday"
     assert new.provenance.num_views == 8
@@ -110,6 +112,7 @@ def test_what_changed_is_shown_as_a_table(
     capfd.readouterr()
     assert main(words) == 0
     text = capfd.readouterr().out
+    assert "4 new thumbnails" in text
     assert "what was there" in text
     assert "100.0 %" in text
     assert f"reloc localize {out}" in text

@@ -1,13 +1,21 @@
 """Mapping that was stopped: what stays beside --out, and what of it is used again."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from reloc.cli import main
+from reloc.commands import map as map_command
+from reloc.commands import unfinished
 from reloc.commands.unfinished import unfinished_work
+from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
 from reloc.maps import Map, Provenance
+from reloc.scenes.scene import Scene
 from reloc.steps import InterruptedMapError
 
 ASKED = {"method": "ace", "seed": 0}
@@ -19,9 +27,9 @@ def _map() -> Map:
 
 
 def _stop(out: Path, error: BaseException, leave: str | None = "checkpoint.pt") -> None:
-    with unfinished_work(out, ASKED) as folder:
+    with unfinished_work(out, ASKED) as work:
         if leave:
-            (folder / leave).write_text("step 7")
+            (work.folder / leave).write_text("step 7")
         raise error
 
 
@@ -31,8 +39,8 @@ def test_an_interrupted_map_can_be_asked_and_gone_on_with(tmp_path: Path) -> Non
         _stop(out, InterruptedMapError(_map()))
     assert not out.exists()
     assert Map.load(tmp_path / "map.unfinished" / "map").method == "ace"
-    with unfinished_work(out, ASKED) as folder:
-        assert (folder / "checkpoint.pt").read_text() == "step 7"
+    with unfinished_work(out, ASKED) as work:
+        assert (work.folder / "checkpoint.pt").read_text() == "step 7"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -43,11 +51,81 @@ def test_a_second_interrupt_replaces_the_first_map(tmp_path: Path) -> None:
     assert Map.load(tmp_path / "map.unfinished" / "map").provenance.scene == "room"
 
 
-def test_what_another_command_left_is_not_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ({**ASKED, "machine": {"seed": 1, "precision": "auto"}}, "seed"),
+        ({**ASKED, "method": "glace", "machine": {"seed": 1}}, "method"),
+        ({**ASKED, "config": {"growth": {"num_trees": 2}}}, "num-trees"),
+        ({"method": "ace"}, "seed"),
+    ],
+)
+def test_what_another_command_left_is_neither_used_nor_removed(
+    asked: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "map"
     with pytest.raises(KeyboardInterrupt):
-        _stop(tmp_path / "map", KeyboardInterrupt())
-    with unfinished_work(tmp_path / "map", {**ASKED, "seed": 1}) as folder:
-        assert not (folder / "checkpoint.pt").exists()
+        _stop(out, KeyboardInterrupt())
+    with (
+        pytest.raises(InputError, match=f"differs in {named}: repeat that command") as raised,
+        unfinished_work(out, asked),
+    ):
+        pass
+    assert "\n" not in str(raised.value)
+    with unfinished_work(out, ASKED) as work:
+        assert (work.folder / "checkpoint.pt").read_text() == "step 7"
+
+
+def test_a_map_that_was_gone_on_with_says_the_seconds_of_all_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0, 100.0, 1000.0, 1030.0, 5000.0])
+    monkeypatch.setattr(unfinished, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    out = tmp_path / "map"
+    with pytest.raises(KeyboardInterrupt):
+        _stop(out, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        _stop(out, InterruptedMapError(_map()))
+    # A second of its own, and those of the first run.
+    assert Map.load(tmp_path / "map.unfinished" / "map").provenance.seconds == 101.0
+    with unfinished_work(out, ASKED) as work:
+        assert work.with_all_seconds(_map()).provenance.seconds == 131.0
+
+
+def _said_to_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, Any]:
+    """What a command says that tells it from others."""
+    said = {}
+
+    def telling(_out: Path, asked: dict[str, Any]) -> None:
+        said.update(asked)
+        raise InputError("that is all")
+
+    monkeypatch.setattr(map_command, "unfinished_work", telling)
+    assert main(["map", "thumbnail", str(tmp_path / "scene"), "--out", "x", *words]) == 2
+    return said
+
+
+def test_other_photos_make_another_command_and_other_threads_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_room: Scene
+) -> None:
+    views = small_room.mapping
+    moved = replace(views[0], cam_from_world=views[1].cam_from_world)
+    wider = replace(views[0], camera=Camera.simple_pinhole(99.0, 240, 180))
+    scenes = {
+        "whole": views,
+        "more": [*views, small_room.queries[0]],
+        "named": [replace(views[0], name="other"), *views[1:]],
+        "moved": [moved, *views[1:]],
+        "wider": [wider, *views[1:]],
+    }
+    told = {}
+    for name, mapping in scenes.items():
+        scene = replace(small_room, mapping=mapping, queries=[])
+        monkeypatch.setattr(map_command.steps, "load_scene", lambda *_, scene=scene: scene)
+        told[name] = _said_to_tell(tmp_path, monkeypatch)
+        assert _said_to_tell(tmp_path, monkeypatch, "--threads", "1") == told[name]
+    assert len({said["views"] for said in told.values()}) == len(scenes)
+    assert _said_to_tell(tmp_path, monkeypatch, "--seed", "1") != told["wider"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), InputError("no view can be read")])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import resource
 import subprocess
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -54,6 +56,13 @@ def training_record(
         "versions": library_versions(),
         "commit": commit,
     }
+
+
+def write_record(record: Mapping[str, object], path: Path) -> None:
+    """Write what weights are made of as JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+    partial.rename(path)
 
 
 def library_versions() -> dict[str, str]:

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from reloc.nn.heads import CoordinateHead
@@ -20,3 +21,19 @@ def test_far_points_are_reached_by_the_homogeneous_coordinate_alone() -> None:
         furthest = head(torch.zeros(1, 4))
     torch.testing.assert_close(at_zero, torch.tensor([[1.0, 0, 0]]))
     torch.testing.assert_close(furthest, torch.tensor([[4.0, 0, 0]]))
+
+
+@pytest.mark.parametrize("num_clusters", [0, 3])
+def test_places_are_said_in_full_precision_under_autocast(num_clusters: int) -> None:
+    torch.manual_seed(0)
+    head = CoordinateHead(16, 32, 1, num_clusters).requires_grad_(False)
+    if head.centers is not None and head.cluster is not None:
+        head.centers.copy_(torch.randn(num_clusters, 3))
+        head.cluster.bias.copy_(torch.tensor([3.0, 0.0, -1.0]))
+    codes = torch.randn(200, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        hidden = head._hidden(codes)
+        rounded = head(codes)
+    assert hidden.dtype == torch.bfloat16
+    # What the last layer makes of the same numbers without autocast.
+    torch.testing.assert_close(rounded, head._points(hidden.float()), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""What GoMatch's matcher learns from: bearings of rooms whose matches are known; and that it learns."""
+"""What GoMatch's matcher learns from: bearings whose matches are known; and that it learns."""
 
 from __future__ import annotations
 

@@ -2,8 +2,10 @@
 
 import json
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ from reloc.contract import Run
 from reloc.input_error import InputError
 from reloc.nn.shared_encoder import LARGEST_INPUTS
 from reloc.nn.weights import load_encoder
+from reloc.progress import Item, Silent
+from reloc.provenance import write_record
 from reloc.training.correspondences import CollageConfig
 from reloc.training.pretrain_encoder import PretrainEncoderConfig, codes_at, pretrain_encoder
 
@@ -43,14 +47,80 @@ def test_writes_weights_that_load_and_says_how_they_came_to_be(tmp_path: Path) -
     assert all(largest > 0 for largest in record[LARGEST_INPUTS].values())
 
 
-def test_goes_on_from_its_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = pretrain_encoder(TINY, tmp_path, Run())
-    before = load_encoder(path, "small").state_dict()
+class _StoppedAt(Silent):
+    """Ctrl-C before a step."""
+
+    def track(
+        self, items: Iterable[Item], description: str, total: int | None = None
+    ) -> Iterator[Item]:
+        del total
+        for number, item in enumerate(items):
+            if description == "encoder" and number == 2:
+                raise KeyboardInterrupt
+            yield item
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    four = replace(TINY, steps=4)
+    whole = load_encoder(pretrain_encoder(four, tmp_path / "whole", Run()), "small").state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_encoder(four, tmp_path / "stopped", Run(progress=_StoppedAt()))
+    path = tmp_path / "stopped" / "encoder_small.safetensors"
+    early = load_encoder(path, "small").state_dict()
+    assert json.loads(path.with_suffix(".json").read_text())["steps"] == 2
     with caplog.at_level(logging.INFO):
-        pretrain_encoder(replace(TINY, steps=4), tmp_path, Run())
+        pretrain_encoder(four, tmp_path / "stopped", Run())
     assert "goes on from step 2" in caplog.text
     after = load_encoder(path, "small").state_dict()
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(after[name], whole[name]) for name in whole)
+    assert any(not torch.equal(after[name], early[name]) for name in early)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"batch_pairs": 0},
+        {"room_share": 1.5},
+        {"average": 1.0},
+        {"num_rooms": -1},
+    ],
+    ids=str,
+)
+def test_settings_that_train_nothing_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        replace(TINY, **wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"size": 100}, {"size": 0}, {"max_points": 0}, {"max_scale": 0.5}, {"max_tilt_deg": 90.0}],
+    ids=str,
+)
+def test_pairs_that_cannot_be_made_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        CollageConfig(**wrong)
+
+
+def test_a_record_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.json"
+    write_record({"steps": 1, "photos": tmp_path}, path)
+    before = path.read_text()
+    assert json.loads(before) == {"steps": 1, "photos": str(tmp_path)}
+
+    def cut_short(self: Path, data: str, encoding: str) -> None:
+        self.write_bytes(data[:7].encode(encoding))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        write_record({"steps": 2}, path)
+    assert path.read_text() == before
 
 
 def test_photos_are_read_and_too_few_of_them_refused(tmp_path: Path) -> None:

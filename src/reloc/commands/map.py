@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,7 @@ from reloc.input_error import InputError
 from reloc.maps import Map, fingerprint, refuse_existing
 from reloc.progress import Progress
 from reloc.provenance import peak_rss_mb
+from reloc.scenes.scene import View
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class MapArguments(CommonArguments):
     more of that.
 
     Methods that train keep their work in OUT.unfinished: after Ctrl-C, or a kill, the same command
-    goes on from there.
+    goes on from there, and another one is refused.
     """
 
     method: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="METHOD[:PRESET]")]
@@ -113,13 +116,15 @@ def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answe
     asked = {
         "method": arguments.method,
         "scene": scene_words(arguments.scene.resolve(), arguments.load),
+        "views": _views_sha256(scene.mapping),
         "config": config_to_json(arguments.config),
-        "machine": dataclasses.asdict(arguments.machine),
+        "machine": _lasting(arguments.machine),
     }
-    with unfinished_work(arguments.out, asked) as folder:
-        run = dataclasses.replace(run, checkpoint_folder=folder)
+    with unfinished_work(arguments.out, asked) as work:
+        run = dataclasses.replace(run, checkpoint_folder=work.folder)
         with _heard(run.log) as said:
             map_ = steps.build_map(arguments.method, scene, arguments.config, run)
+        map_ = work.with_all_seconds(map_)
         map_.save(arguments.out)
     source = map_.provenance
     values = {
@@ -148,6 +153,23 @@ def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answe
         f"ask it: reloc localize {arguments.out} {again} --out estimates.jsonl",
     ]
     return Answer(values, lines)
+
+
+def _views_sha256(views: Sequence[View]) -> str:
+    """What tells mapping views from others: their names, cameras and poses, not their pixels."""
+    content = hashlib.sha256()
+    for view in views:
+        camera = json.dumps([view.name, view.camera.as_dict(), view.depth_reader is not None])
+        content.update(camera.encode(errors="surrogateescape"))
+        content.update(view.cam_from_world.matrix.numpy().tobytes())
+    return content.hexdigest()
+
+
+def _lasting(machine: MachineOptions) -> dict[str, Any]:
+    """What work must be gone on with as it began: all but the threads."""
+    values = dataclasses.asdict(machine)
+    del values["threads"]
+    return values
 
 
 class _Results(logging.Handler):
@@ -188,11 +210,14 @@ def _update(arguments: UpdateArguments, progress: Progress) -> Answer:
     asked = {
         "update": fingerprint(old_folder),
         "scene": scene_words(arguments.scene.resolve(), arguments.load),
-        "machine": dataclasses.asdict(arguments.machine),
+        "views": _views_sha256(scene.mapping),
+        "machine": _lasting(arguments.machine),
     }
-    with unfinished_work(out, asked) as folder:
-        run = dataclasses.replace(run, checkpoint_folder=folder)
-        new, changes = steps.update_map(old, scene, run)
+    with unfinished_work(out, asked) as work:
+        run = dataclasses.replace(run, checkpoint_folder=work.folder)
+        with _heard(run.log) as said:
+            new, changes = steps.update_map(old, scene, run)
+        new = work.with_all_seconds(new)
         new.save(out)
     seconds = new.provenance.seconds - old.provenance.seconds
     values = {
@@ -206,12 +231,14 @@ def _update(arguments: UpdateArguments, progress: Progress) -> Answer:
         "peak_rss_mb": peak_rss_mb(),
         "changes": [dataclasses.asdict(change) for change in changes],
         "notes": list(scene.notes),
+        "log": said,
     }
     again = scene_words(arguments.scene, arguments.load)
     return Answer(
         values,
         [
             *[f"note: {note}" for note in scene.notes],
+            *said,
             _changes(changes, "m" if new.provenance.metric else "units"),
             f"{out}: {old_folder} with {len(scene.mapping)} more views, {new.megabytes:.1f} MB, "
             f"{seconds:.1f} s",

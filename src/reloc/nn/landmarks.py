@@ -14,7 +14,7 @@ _NUM_ALIKE, _TEMPERATURE = 4, 0.03
 # Lists that a processor sorts keys into, by the square root of their number, and those it looks in.
 _LISTS_PER_ROOT, _LOOKED_IN, _LEARNING_STEPS = 1.0, 4, 6
 _MIN_LISTED = 4000
-_MAX_INT8 = 127
+_MAX_INT8, _MAX_INT16 = 127, 2**15 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,10 @@ class Landmarks:
         return Landmarks(self.points_L3[index_K], self.keys_LD[index_K], self.basis_CD, self.reach)
 
     def tensors(self, prefix: str) -> dict[str, Tensor]:
-        """As a map holds them: a byte for each number of a key."""
+        """As a map holds them: a byte for each number of a key, two for each of a point."""
         step_L1 = self.keys_LD.abs().amax(1, keepdim=True).clamp_min(1e-12) / _MAX_INT8
         tensors = {
-            "points": self.points_L3.half(),
+            "points": _packed(self.points_L3),
             "keys": (self.keys_LD / step_L1).round().to(torch.int8),
             "basis": self.basis_CD.half(),
             "reach": torch.tensor(self.reach, dtype=torch.float64),
@@ -55,11 +55,28 @@ class Landmarks:
     def from_tensors(tensors: dict[str, Tensor]) -> Landmarks:
         """Those that a map holds, by names without their prefix."""
         return Landmarks(
-            tensors["points"].float(),
+            _unpacked(tensors["points"]),
             functional.normalize(tensors["keys"].float(), dim=1),
             tensors["basis"].float(),
             float(tensors["reach"]),
         )
+
+
+def _packed(points_L3: Tensor) -> Tensor:
+    """int16 steps of x / (1 + |x|): of 3e-5 near the origin, and no point is too far for them.
+
+    A few points far behind the others would make the steps of a box coarse.
+    """
+    bent_L3 = points_L3 / (1 + points_L3.abs())
+    return (_MAX_INT16 * bent_L3).round().clamp(1 - _MAX_INT16, _MAX_INT16 - 1).short()
+
+
+def _unpacked(points_L3: Tensor) -> Tensor:
+    """The inverse of `_packed`; earlier maps hold the points as float16."""
+    if points_L3.dtype != torch.int16:
+        return points_L3.float()
+    bent_L3 = points_L3.float() / _MAX_INT16
+    return bent_L3 / (1 - bent_L3.abs())
 
 
 def keys_of(codes_NC: Tensor, basis_CD: Tensor) -> Tensor:

@@ -87,6 +87,19 @@ class CollageConfig:
     max_layers: int = 3
     max_points: int = 192
 
+    def __post_init__(self) -> None:
+        if self.size < 8 or self.size % 8:
+            raise ValueError(f"size is {self.size}; it must be a multiple of 8")
+        if not self.max_scale >= 1:
+            raise ValueError(f"max_scale is {self.max_scale}; it must be at least 1")
+        if not 0 <= self.max_tilt_deg < 90:
+            raise ValueError(f"max_tilt_deg is {self.max_tilt_deg}; it must be in [0, 90)")
+        for name in ("max_turn_deg", "max_layers"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        if self.max_points < 1:
+            raise ValueError(f"max_points is {self.max_points}; it must be at least 1")
+
 
 def collage_pair(
     pictures: Sequence[Grey], rng: np.random.Generator, config: CollageConfig

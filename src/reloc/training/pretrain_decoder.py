@@ -18,7 +18,7 @@ from reloc.input_error import InputError
 from reloc.nn.scene_agnostic import CoordinateDecoder, Decoded, KnownPoints, look_up
 from reloc.nn.shared_encoder import open_encoder
 from reloc.nn.weights import EncoderName
-from reloc.provenance import training_record, working_copy_commit
+from reloc.provenance import training_record, working_copy_commit, write_record
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
 from reloc.training.retrieval_examples import (
@@ -114,7 +114,7 @@ def pretrain_decoder(config: PretrainSanetConfig, folder: Path, run: Run) -> Pat
             "config": asdict(config),
             **training_record(step, seconds, run.seed, run.device, commit),
         }
-        _write_record(record, path.with_suffix(".json"))
+        write_record(record, path.with_suffix(".json"))
 
     coming: Iterator[list[Example]] | None = None
 
@@ -141,7 +141,7 @@ def pretrain_decoder(config: PretrainSanetConfig, folder: Path, run: Run) -> Pat
     if kept_apart:
         record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         record["rooms_kept_apart"] = judge(decoder, kept_apart, config, run)
-        _write_record(record, path.with_suffix(".json"))
+        write_record(record, path.with_suffix(".json"))
     return path
 
 
@@ -231,7 +231,3 @@ def _refuse_another_run(config: PretrainSanetConfig, seed: int, path: Path) -> N
             f"{path.parent} has a run with another {different[0]}: give the same settings to go on "
             "with it, or another folder"
         )
-
-
-def _write_record(record: dict[str, object], path: Path) -> None:
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

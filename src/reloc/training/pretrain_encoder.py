@@ -22,7 +22,7 @@ from reloc.nn.int8_encoder import largest_inputs
 from reloc.nn.losses import contrastive_loss
 from reloc.nn.precision import autocast
 from reloc.nn.shared_encoder import LARGEST_INPUTS
-from reloc.provenance import training_record, working_copy_commit
+from reloc.provenance import training_record, working_copy_commit, write_record
 from reloc.training.correspondences import CollageConfig, Correspondences, collage_pair
 from reloc.training.fit import FitConfig, fit
 from reloc.training.normalization import fold, normalize
@@ -66,6 +66,21 @@ class PretrainEncoderConfig:
     average: float = 0.998
     """Decay of the running mean of the weights, which is what is kept."""
 
+    def __post_init__(self) -> None:
+        for name in ("batch_pairs", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("num_pictures", "num_rooms", "ignored_px"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        for name in ("temperature", "max_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not 0 <= self.room_share <= 1:
+            raise ValueError(f"room_share is {self.room_share}; it is a share")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average is {self.average}; it must be in [0, 1)")
+
 
 @dataclass(frozen=True, eq=False)
 class Material:
@@ -98,15 +113,14 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
     def keep(weights: dict[str, Tensor], step: int, seconds: float) -> None:
         plain = fold(weights)
         _write_weights(plain, path)
-        record = {
+        record: dict[str, object] = {
             "config": asdict(config),
             "pictures": len(material.pictures),
             "rooms": len(material.rooms),
             **training_record(step, seconds, run.seed, run.device, commit),
             LARGEST_INPUTS: _largest_inputs(plain, config, material),
         }
-        text = json.dumps(record, indent=1, default=str)
-        path.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+        write_record(record, path.with_suffix(".json"))
 
     coming: Iterator[Correspondences] | None = None
 

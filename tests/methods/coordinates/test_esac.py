@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from reloc.contract import Run, Tensors
+from reloc.contract import Run, Tensors, UnfinishedMapError
 from reloc.methods.coordinates import esac
 from reloc.methods.coordinates.ace import reprojection_loss
 from reloc.methods.coordinates.esac import EsacConfig, Gate
@@ -89,6 +89,35 @@ def test_samples_are_shared_out_by_the_gate_among_the_best_experts() -> None:
     assert list(sure.items()) == [(1, 1000)]
     everyone = replace(config, max_experts=9)
     assert sum(esac._gated(_gate([0.0, 0.0, 0.0]), everyone, torch.randn(30, 4)).values()) == 999
+
+
+def test_somebody_answers_however_few_samples_there_are() -> None:
+    equal = _gate([0.0, 0.0, 0.0])
+    config = replace(CONFIG, max_experts=3, num_hypotheses=45)
+    assert list(esac._gated(equal, config, torch.randn(30, 4)).items()) == [(0, 45)]
+    # Those of an expert that is not heard are shared out among the others.
+    chances = torch.tensor([0.02, 0.58, 0.40])
+    config = replace(config, num_hypotheses=100)
+    shares = esac._gated(_gate(chances.log().tolist()), config, torch.randn(30, 4))
+    assert list(shares.items()) == [(1, 59), (2, 41)]
+
+
+def test_experts_are_not_lost_when_the_gate_is_interrupted(
+    encoder: Encoder, halves: list[View], experts: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> Tensors:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(esac, "shared_encoder", lambda *_: (encoder, {"made_with": torch.ones(1)}))
+    monkeypatch.setattr(esac, "split_views", lambda *_: [list(range(10)), list(range(10, 20))])
+    monkeypatch.setattr(esac, "train_parts", lambda *_: experts)
+    monkeypatch.setattr(esac, "_train_gate", stopped)
+    with pytest.raises(UnfinishedMapError) as unfinished:
+        esac.build_map(halves, replace(CONFIG, num_experts=2), Run())
+    early = unfinished.value.tensors
+    assert early.keys() == {*experts, "made_with"}
+    # All of them are asked.
+    assert list(esac.choice(early, CONFIG, Run())(torch.randn(30, 4))) == [0, 1]
 
 
 def test_the_look_of_an_image_does_not_depend_on_the_order_of_its_cells() -> None:

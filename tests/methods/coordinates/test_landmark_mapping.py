@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from torch.nn import functional
 from reloc.contract import Run
 from reloc.evaluation.report import Threshold
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.maps import Map
 from reloc.methods import get_method
 from reloc.methods.coordinates.ace import AceConfig
 from reloc.methods.coordinates.cameras import MappingCameras, cameras_in_frame
 from reloc.methods.coordinates.cells import known_depth
 from reloc.methods.coordinates.landmarks import find_landmarks
+from reloc.methods.coordinates.map_tensors import landmarks_of
 from reloc.scenes.scene import Scene
 from reloc.steps import build_map, evaluate, load_scene, localize, update_map
 from reloc.training.buffer import FeatureBuffer
@@ -146,18 +150,31 @@ def test_real_frames_are_found_and_photos_of_elsewhere_are_not_believed(shared_d
     assert refined.recall(Threshold(0.05, 5.0)) >= 0.7
 
 
-def test_an_update_keeps_what_was_known_and_adds_what_is_new(small_room: Scene) -> None:
+@pytest.fixture(scope="module")
+def before(small_room: Scene) -> Map:
+    """Of the first views of the room."""
     tiny = replace(get_method("ace").tiny, num_landmarks=3000)
-    first = replace(small_room, mapping=small_room.mapping[:24])
+    return build_map("ace", replace(small_room, mapping=small_room.mapping[:24]), tiny, RUN)
+
+
+def test_an_update_keeps_what_was_known_and_adds_what_is_new(
+    before: Map, small_room: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
     second = replace(small_room, mapping=small_room.mapping[24:])
-    before = build_map("ace", first, tiny, RUN)
-    after, changes = update_map(before, second, RUN)
-    old, new = (map_.tensors["landmarks.points"] for map_ in (before, after))
+    with caplog.at_level(logging.INFO):
+        after, changes = update_map(before, second, RUN)
+    old, new = (landmarks_of(map_.tensors).points_L3 for map_ in (before, after))
     assert len(new) <= 3000
-    kept = (torch.cdist(new.float(), old.float()).amin(1) < 1e-6).sum()
+    exact = "donot_use_mm_for_euclid_dist"
+    kept_L = torch.cdist(new, old, compute_mode=exact).amin(1) == 0
+    kept = kept_L.sum()
     # As many of each as there are views of them, where there are too many.
     assert int(kept) >= min(len(old), 0.6 * 3000)
     assert len(new) > 1.1 * int(kept)
+    # Where only the first ones in view are looked for, new ones are among them.
+    share = float(kept_L.float().mean())
+    assert float(kept_L[: len(new) // 4].float().mean()) == pytest.approx(share, abs=0.1)
+    assert f"{len(new) - int(kept)} new landmarks beside" in caplog.text
     of_old = [change for change in changes if "new views" not in change.part]
     agreeing = [
         (change.num_points * change.agreeing_before, change.num_points * change.agreeing_after)
@@ -169,13 +186,35 @@ def test_an_update_keeps_what_was_known_and_adds_what_is_new(small_room: Scene) 
     assert is_now > 0.8 * was
 
 
+def test_an_update_that_adds_nothing_warns(
+    before: Map, small_room: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Photos of one place tell no depth."""
+    standing = [replace(small_room.queries[0], name=f"again/{number}.jpg") for number in range(3)]
+    after, _ = update_map(before, replace(small_room, mapping=standing, queries=[]), RUN)
+    assert "no new landmarks" in caplog.text
+    old, new = (landmarks_of(map_.tensors).points_L3 for map_ in (before, after))
+    assert torch.equal(old.sort(0).values, new.sort(0).values)
+
+
 def test_where_too_few_landmarks_are_found_layers_are_trained(
     small_room: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A blurred, dark wall: nothing to triangulate."""
-    config = replace(
-        get_method("ace").tiny, num_landmarks=1, short_side_px=64, num_images=8, width=16, steps=5
-    )
-    map_ = build_map("ace", small_room, config, RUN)
+    """Clouds that are others in each view: nothing to triangulate."""
+
+    def cloudy(number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(number)
+        coarse = torch.rand(1, 1, 12, 16, generator=generator)
+        grey = functional.interpolate(coarse, (180, 240), mode="bicubic").clamp(0, 1)[0]
+        return (40 * grey).to(torch.uint8).expand(3, -1, -1).contiguous()
+
+    views = [
+        replace(view, image_reader=partial(cloudy, number))
+        for number, view in enumerate(small_room.mapping[:12])
+    ]
+    config = replace(get_method("ace").tiny, short_side_px=64, num_images=8, width=16, steps=5)
+    with caplog.at_level(logging.WARNING):
+        map_ = build_map("ace", replace(small_room, mapping=views), config, RUN)
+    assert "layers are trained instead" in caplog.text
     assert "head.enter.weight" in map_.tensors
     assert "landmarks.points" not in map_.tensors

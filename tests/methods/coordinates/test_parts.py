@@ -96,19 +96,21 @@ def _train(encoder: Encoder, scene: Scene, run: Run) -> Tensors:
 
 @dataclass
 class _InterruptedIn(Silent):
-    """Ctrl-C in the middle of the training of a part."""
+    """Ctrl-C in the middle of the training of a part, or of another work on it."""
 
     part: int
+    work: str = "training the map"
+    step: int = 12
     begun: int = 0
 
     def track(
         self, items: Iterable[Item], description: str, total: int | None = None
     ) -> Iterator[Item]:
         del total
-        training = description == "training the map"
-        self.begun += training
+        meant = description == self.work
+        self.begun += meant
         for number, item in enumerate(items):
-            if training and self.begun == self.part + 1 and number == 12:
+            if meant and self.begun == self.part + 1 and number == self.step:
                 raise KeyboardInterrupt
             yield item
 
@@ -139,7 +141,32 @@ def test_a_map_that_was_interrupted_in_its_first_part_can_be_asked(
     tensors = {**stopped.value.tensors, **encoder_record("base")}
     assert list(parts_of(tensors)) == ["part_0."]
     localizer = parts.localizer(tensors, CONFIG, Run())
-    assert len(localizer.localize([small_room.queries[0].query()])) == 1
+    (answer,) = localizer.localize([small_room.queries[0].query()])
+    # Its one part was asked.
+    assert answer.stage_ms["head"] > 0
+
+
+def test_what_was_trained_is_there_when_a_later_part_is_interrupted_before_its_training(
+    encoder: Encoder, small_room: Scene
+) -> None:
+    first = _train(encoder, small_room, Run(progress=Silent()))
+    run = Run(progress=_InterruptedIn(1, "encoding", 3))
+    with pytest.raises(UnfinishedMapError) as stopped:
+        _train(encoder, small_room, run)
+    early = stopped.value.tensors
+    assert list(parts_of(early)) == ["part_0."]
+    assert all(torch.equal(early[name], first[name]) for name in early)
+    # Before any part is trained there is nothing to answer with.
+    with pytest.raises(KeyboardInterrupt) as nothing:
+        _train(encoder, small_room, Run(progress=_InterruptedIn(0, "encoding", 3)))
+    assert not isinstance(nothing.value, UnfinishedMapError)
+
+
+def test_a_map_of_so_few_landmarks_is_refused() -> None:
+    """It was one of layers, whatever could be triangulated."""
+    with pytest.raises(ValueError, match="num_landmarks is 99"):
+        PartsConfig(head="landmarks", num_landmarks=99)
+    assert PartsConfig(num_landmarks=100).num_landmarks == 100
 
 
 # Asking
@@ -148,8 +175,8 @@ def test_a_map_that_was_interrupted_in_its_first_part_can_be_asked(
 class _Part:
     """A part whose answer is known, and which remembers what it was allowed."""
 
-    def __init__(self, num_inliers: int | None) -> None:
-        self._num_inliers, self.allowed = num_inliers, 0
+    def __init__(self, num_inliers: int | None, num_cells: int | None = None) -> None:
+        self._num_inliers, self._num_cells, self.allowed = num_inliers, num_cells, 0
 
     def points(self, encoded: EncodedQuery) -> tuple[torch.Tensor, torch.Tensor]:
         return encoded.pixels_N2, encoded.codes_NC[:, :3].float()
@@ -173,25 +200,35 @@ class _Part:
         return PoseEstimate(
             pose,
             num_inliers=self._num_inliers,
-            inlier_ratio=self._num_inliers / len(pixels_N2),
+            inlier_ratio=self._num_inliers / (self._num_cells or len(pixels_N2)),
         )
 
 
 def _asked(
-    encoder: Encoder, query: Query, inliers: list[int | None], choose: parts.Choose
+    encoder: Encoder,
+    query: Query,
+    inliers: list[int | None],
+    choose: parts.Choose,
+    cells: list[int | None] | None = None,
 ) -> tuple[PoseEstimate, list[int]]:
     localizer = PartsLocalizer(encoder, {}, choose, CONFIG, Run())
-    members = [_Part(number) for number in inliers]
+    members = list(map(_Part, inliers, cells or [None] * len(inliers)))
     localizer._parts = members  # type: ignore[assignment]
     (answer,) = localizer.localize([query])
     return answer, [member.allowed for member in members]
 
 
-def test_the_answer_with_the_most_inliers_counts(encoder: Encoder, small_room: Scene) -> None:
+def test_the_answer_counts_that_most_of_its_cells_agree_on(
+    encoder: Encoder, small_room: Scene
+) -> None:
     query = small_room.queries[0].query()
     answer, _ = _asked(encoder, query, [3, None, 40, 20], partial(ask_all, 4))
     assert answer.num_inliers == 40
     assert set(answer.stage_ms) == {"encode", "choose", "head", "pose"}
+    # A part of layers, of more cells, and one of landmarks.
+    for inliers, cells in (([44, 40], [80, 60]), ([40, 44], [60, 80])):
+        answer, _ = _asked(encoder, query, list(inliers), partial(ask_all, 2), list(cells))
+        assert answer.num_inliers == 40
     answer, _ = _asked(encoder, query, [None, None], partial(ask_all, 2))
     assert answer.cam_from_world is None
 

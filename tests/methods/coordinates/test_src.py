@@ -103,3 +103,13 @@ def test_views_that_tell_no_depth_are_refused(small_room: Scene) -> None:
     config = SrcConfig(short_side_px=64, num_images=4, steps=2)
     with pytest.raises(InputError, match="--depth"):
         build_map(small_room.mapping[:3], config, Run())
+
+
+def test_places_in_regions_are_said_in_full_precision_under_autocast() -> None:
+    torch.manual_seed(0)
+    head = RegionHead(16, 32, 1, 4).requires_grad_(False)
+    with torch.autocast("cpu", torch.bfloat16):
+        points_N3 = head(torch.randn(200, 16))
+    assert points_N3.dtype == torch.float32
+    # Numbers that bf16 could not say.
+    assert float((points_N3 != points_N3.bfloat16().float()).float().mean()) > 0.9

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from reloc.methods.forests.leaves import Guesses, Modes, Reservoirs
+from reloc.methods.forests.localizer import surest
 
 
 def _points(count: int, center: tuple[float, ...], spread: float, seed: int) -> torch.Tensor:
@@ -81,3 +82,23 @@ def test_trees_that_agree_outweigh_one_that_is_sure():
     assert float(fused.weights_PM[0, 1]) == pytest.approx(0.9, abs=1e-3)
     # There is no third: what weighs nothing is no guess.
     assert fused.weights_PM[0, 2:].tolist() == [0.0, 0.0]
+
+
+def test_of_two_guesses_with_equal_weight_the_surer_is_asked_first():
+    points = torch.tensor([[[0.0, 0, 0], [3.0, 0, 0]], [[6.0, 0, 0], [9.0, 0, 0]]])
+    spreads = torch.tensor([[0.1, 0.01], [0.01, 0.01]])
+    weights = torch.tensor([[0.5, 0.5], [0.6, 0.0]])
+    guesses = Guesses(points, weights, spreads).fused(2, 0.05)
+    # What weighs nothing is asked last, however sure.
+    assert surest(guesses, mode_radius=0.1).tolist() == [2, 1, 0, 3]
+
+
+def test_trees_that_disagree_are_less_sure_than_each_of_them():
+    """Two that say 0.01 each, 0.06 apart along an axis."""
+    points = torch.tensor([[[0.0, 0, 0], [0.06, 0, 0]], [[0.0, 0, 0], [0.0, 0, 0]]])
+    spreads = torch.full((2, 2), 0.01)
+    fused = Guesses(points, torch.full((2, 2), 0.5), spreads).fused(1, 0.1)
+    assert float(fused.spreads_PM[1, 0]) == pytest.approx(0.01, rel=1e-3)
+    # A third of the variance along the axis: leaves are round.
+    expected = (0.01**2 + 0.03**2 / 3) ** 0.5
+    assert float(fused.spreads_PM[0, 0]) == pytest.approx(expected, rel=0.02)

@@ -4,7 +4,8 @@ Stages, each with its own checkpoints: the initialisation (a head on cached code
 encoder, or the paper's own network from nothing); for a method whose score is a network, the score;
 and end to end: of one image a step, poses are drawn, scored, chosen and refined, and the
 expectation of their loss is what is learned from. Views that no stage has learned from judge the
-last: where it makes their loss worse the map keeps the initialisation, and the log says so.
+last (of few views, some that the last has not): where it makes the expectation worse the map keeps
+the initialisation, and the log says so.
 """
 
 from __future__ import annotations
@@ -91,8 +92,11 @@ def build_map(views: Sequence[View], config: EndToEndConfig, recipe: Recipe, run
         judge = Expectation(network, float(initial["scale"]), config, recipe, run)
         try:
             tensors |= _train_end_to_end(judge, encoder, views, judges, learned, tensors)
+        except UnfinishedMapError:
+            raise
         except KeyboardInterrupt:
-            raise UnfinishedMapError(tensors) from None
+            # The initialisation, with what the scores have learned.
+            raise UnfinishedMapError({**tensors, **network.tensors()}) from None
     answers = localizer(tensors, config, recipe, run)
     tried = [views[index] for index in judges]
     growth = covariance_scale(answers, tried, run, with_depth=config.query_depth)
@@ -153,7 +157,11 @@ def _train_end_to_end(
     learned: Sequence[int],
     initial: Tensors,
 ) -> Tensors:
-    """The trained tensors; those of the initialisation where training made the loss worse."""
+    """The trained tensors; those of the initialisation where training made the loss worse.
+
+    Raises:
+        UnfinishedMapError: interrupted before that was judged, with those of the initialisation.
+    """
     config, recipe, run = expectation.config, expectation.recipe, expectation.run
     network, center_3 = expectation.network, initial["center_3"]
     poses = Rigid3d.stack([views[index].cam_from_world for index in learned])
@@ -187,17 +195,20 @@ def _train_end_to_end(
         )
         network.head.requires_grad_(True)
     before, untrained = expectation.mean_loss(judged), network.tensors()
-    fit(
-        network,
-        lambda step: expectation.loss(*drawn(step)),
-        _schedule(config.end_to_end_steps, config.end_to_end_learning_rate),
-        stage(run, "end_to_end"),
-        "training end to end",
-    )
-    trained = network.tensors()
-    # As a query will see it: in the precision of the map.
-    network.load(trained)
-    after = expectation.mean_loss(judged)
+    try:
+        fit(
+            network,
+            lambda step: expectation.loss(*drawn(step)),
+            _schedule(config.end_to_end_steps, config.end_to_end_learning_rate),
+            stage(run, "end_to_end"),
+            "training end to end",
+        )
+        trained = network.tensors()
+        # As a query will see it: in the precision of the map.
+        network.load(trained)
+        after = expectation.mean_loss(judged)
+    except KeyboardInterrupt:
+        raise UnfinishedMapError({**initial, **untrained}) from None
     better = after < before
     run.log.info(
         "end to end: the loss of %d views apart is %.3f, and was %.3f before: %s",

@@ -54,7 +54,7 @@ _GATE = "gate."
 _LOOK_NOISE = 0.2
 # Cells whose codes make a look, and on which experts are measured.
 _CELLS_PER_LOOK = 1024
-# An expert that would get fewer samples finds nothing with them.
+# An expert that would get fewer samples finds nothing with them: others get them.
 _FEWEST_SAMPLES = 16
 
 
@@ -128,7 +128,10 @@ def build_map(views: Sequence[View], config: EsacConfig, run: Run) -> Tensors:
         # Without a gate, the experts that there are are all asked.
         raise UnfinishedMapError({**shared, **unfinished.tensors}) from None
     if len(parts) > 1:
-        shared |= kept(run, "gate", partial(_train_gate, encoder, views, experts, config))
+        try:
+            shared |= kept(run, "gate", partial(_train_gate, encoder, views, experts, config))
+        except KeyboardInterrupt:
+            raise UnfinishedMapError({**shared, **experts}) from None
     return {**shared, **experts}
 
 
@@ -220,12 +223,13 @@ def _gated(gate: Gate, config: EsacConfig, codes_NC: Tensor) -> Mapping[int, int
     with torch.no_grad():
         chance_K = gate(pool_codes(codes_NC)[None])[0].softmax(dim=0).cpu()
     best_E = chance_K.argsort(descending=True, stable=True)[: config.max_experts]
-    samples_E = (config.num_hypotheses * chance_K[best_E] / chance_K[best_E].sum()).round().int()
-    return {
-        expert: samples
-        for expert, samples in zip(best_E.tolist(), samples_E.tolist(), strict=True)
-        if samples >= _FEWEST_SAMPLES
-    }
+    chance_E = chance_K[best_E]
+    # The likeliest in any case: somebody has to answer. It gets what those left out would have.
+    heard_E = config.num_hypotheses * chance_E / chance_E.sum() >= _FEWEST_SAMPLES
+    heard_E[0] = True
+    best_E, chance_E = best_E[heard_E], chance_E[heard_E]
+    samples_E = (config.num_hypotheses * chance_E / chance_E.sum()).round().int()
+    return dict(zip(best_E.tolist(), samples_E.tolist(), strict=True))
 
 
 METHOD = Method(

@@ -196,7 +196,12 @@ class Expectation:
     run: Run
 
     def loss(self, picture: Picture, seed: int) -> Tensor:
-        """The expectation of the loss of the pose, and the scorer's own loss."""
+        """What is learned from: the expectation of the pose's loss, and the scorer's own loss."""
+        expected, scores_BH, valid_BH = self._expected(picture, seed)
+        return expected + self.network.scorer.control(scores_BH, valid_BH)
+
+    def _expected(self, picture: Picture, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The expectation of the loss of the pose, scores of hypotheses and their validity."""
         config = self.config
         points_BN3, poses, valid_BH, scores_BH = self._scored(picture, seed)
         chances_BH = selection_probabilities(scores_BH, valid_BH)
@@ -219,7 +224,7 @@ class Expectation:
         # An image without a hypothesis teaches nothing, and is not to be preferred to a bad pose.
         angle_deg, position = points_BN3.new_tensor([180.0, config.position_weight])
         expected = torch.where(valid_BH.any(), expected, self.recipe.pose_loss(angle_deg, position))
-        return expected + self.network.scorer.control(scores_BH, valid_BH)
+        return expected, scores_BH, valid_BH
 
     def score_loss(self, picture: Picture, seed: int) -> Tensor:
         """How badly the scores say what the hypotheses' losses are."""
@@ -229,8 +234,8 @@ class Expectation:
 
     @torch.no_grad()
     def mean_loss(self, pictures: Sequence[Picture]) -> float:
-        """Of pictures; with the same draws whenever it is asked."""
-        losses = [self.loss(picture, seed) for seed, picture in enumerate(pictures)]
+        """Of the poses of pictures, alone; with the same draws whenever it is asked."""
+        losses = [self._expected(picture, seed)[0] for seed, picture in enumerate(pictures)]
         return float(torch.stack(losses).mean())
 
     def _scored(self, picture: Picture, seed: int) -> tuple[Tensor, Rigid3d, Tensor, Tensor]:

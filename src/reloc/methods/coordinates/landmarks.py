@@ -37,7 +37,7 @@ from reloc.scenes.scene import View
 from reloc.training.replay import PosedCells
 
 # Fewer do not make a map.
-_FEWEST = 100
+FEWEST_LANDMARKS = 100
 # How many times as many points are looked at as are kept: some turn out to be wrong.
 _LOOKED_AT = 1.5
 # Sightings that must agree, a landmark's own cell among them.
@@ -77,7 +77,7 @@ def place_landmarks(
     cells = encode_cells(encoder, views, learned, cameras.scale, config, run)
     landmarks = find_landmarks(cells, cameras, config, num_landmarks, key_length, run)
     run.log.info("%d landmarks", len(landmarks))
-    if len(landmarks) < _FEWEST:
+    if len(landmarks) < FEWEST_LANDMARKS:
         return None
     tensors = landmark_tensors(landmarks, cameras)
     if replay_cells:

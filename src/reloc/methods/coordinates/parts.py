@@ -1,7 +1,8 @@
 """Maps of several parts: a head for each cluster of the mapping views, and one map for them all.
 
 A small head knows a room better than a street. The mapping views are split by what they see, each
-part learns a head of its own, and of the answers of the parts the one with the most inliers counts.
+part learns a head of its own, and of the answers of the parts the one counts on which the largest
+share of its cells agrees.
 
 Source: the ensemble ("Poker") of Brachmann, Cavallari and Prisacariu, "Accelerated coordinate
 encoding", CVPR 2023, which splits the camera centres.
@@ -22,7 +23,7 @@ from reloc.contract import Localizer, PoseEstimate, Run, Tensors, UnfinishedMapE
 from reloc.geometry.clusters import bisect, extent
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates.config import CoordinatesConfig
-from reloc.methods.coordinates.landmarks import place_landmarks
+from reloc.methods.coordinates.landmarks import FEWEST_LANDMARKS, place_landmarks
 from reloc.methods.coordinates.localizer import (
     MAX_ITERATIONS,
     CoordinatesLocalizer,
@@ -56,7 +57,7 @@ class PartsConfig(CoordinatesConfig):
     """What says where a cell's point is: layers that are trained by reprojection, as in the paper;
     or landmarks, which are not trained but triangulated. Where too few can be, layers."""
     num_landmarks: int = 20_000
-    """Most landmarks of a part, at 46 bytes each..."""
+    """Most landmarks of a part, at 46 bytes each; 100 at least..."""
     key_length: int = 40
     """...with so many numbers of a byte to know each by; the codes have 128."""
     num_parts: int = 1
@@ -70,7 +71,12 @@ class PartsConfig(CoordinatesConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_landmarks", "key_length", "num_parts"):
+        if self.num_landmarks < FEWEST_LANDMARKS:
+            raise ValueError(
+                f"num_landmarks is {self.num_landmarks}; fewer than {FEWEST_LANDMARKS} make no "
+                "map: --head layers needs none"
+            )
+        for name in ("key_length", "num_parts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("num_asked", "replay_cells"):
@@ -198,6 +204,10 @@ def train_parts(
             raise UnfinishedMapError(
                 {**tensors, **with_prefix(unfinished.tensors, prefix)}
             ) from None
+        except KeyboardInterrupt:
+            if not tensors:
+                raise
+            raise UnfinishedMapError(tensors) from None
         tensors |= with_prefix(trained, prefix)
     return tensors
 
@@ -282,7 +292,7 @@ def _ask_most_alike(
 
 
 class PartsLocalizer:
-    """Asks parts of a map one by one, and believes the one with the most inliers."""
+    """Asks parts of a map one by one, and believes the one with the largest share of inliers."""
 
     def __init__(
         self,
@@ -319,7 +329,8 @@ class PartsLocalizer:
             limit = min(samples, _samples_to_match(best))
             answer = part.pose(encoded.query, pixels_N2, points_N3, limit)
             pose_ms += watch.lap_ms()
-            if (answer.num_inliers or 0) > (best.num_inliers or 0):
+            # Parts of landmarks and those of layers are asked of different numbers of cells.
+            if (answer.inlier_ratio or 0.0) > (best.inlier_ratio or 0.0):
                 best = answer
                 settle = partial(part.settled, encoded, answer, pixels_N2, points_N3)
         if settle is not None:

@@ -120,7 +120,9 @@ class RegionHead(nn.Module):
     def _points(self, hidden: Tensor, coarse_N: Tensor, fine_N: Tensor) -> Tensor:
         region_N = coarse_N * self.coarse.out_features + fine_N
         entered = self.enter_offset(torch.cat([hidden, self.tell_fine(region_N)], dim=-1))
-        return self.centers[region_N] + self.offset(functional.relu(entered)).float()
+        # Not as autocast has it: a place in bf16 is centimetres off.
+        with torch.autocast(entered.device.type, enabled=False):
+            return self.centers[region_N] + self.offset(functional.relu(entered).float())
 
 
 def cut_into_regions(points_M3: Tensor, branching: int, seed: int) -> tuple[Tensor, Tensor]:

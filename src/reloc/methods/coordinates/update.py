@@ -174,19 +174,27 @@ def _with_more_landmarks(
     found = find_landmarks(
         new, cameras, config, limit, config.key_length, run, before.basis_CD.to(run.device)
     )
-    run.log.info("%d new landmarks", len(found))
     share = old.num_views / (old.num_views + new.num_views)
     num_old = min(len(before), max(round(share * limit), limit - len(found)))
     order_L = torch.randperm(len(before), generator=torch.Generator().manual_seed(run.seed))
-    kept = before.at(order_L[:num_old].sort().values)
+    kept = before.at(order_L[:num_old])
     more = found.at(torch.arange(min(len(found), limit - num_old)))
+    if len(more):
+        run.log.info("%d new landmarks beside %d old ones", len(more), num_old)
+    else:
+        run.log.warning(
+            "no new landmarks: the new views show nothing that several of them see, or too little "
+            "from different places"
+        )
     joined = Landmarks(
         torch.cat([kept.points_L3, more.points_L3.cpu()]),
         torch.cat([kept.keys_LD, more.keys_LD.cpu()]),
         before.basis_CD,
         before.reach,
     )
-    return landmark_tensors(joined, cameras)
+    # In any order: where only the first ones are looked for, they must be old and new alike.
+    generator = torch.Generator().manual_seed(run.seed)
+    return landmark_tensors(joined.at(torch.randperm(len(joined), generator=generator)), cameras)
 
 
 def _trained_further(

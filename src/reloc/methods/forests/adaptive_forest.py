@@ -10,7 +10,6 @@ they are left out.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -30,7 +29,7 @@ from reloc.methods.forests.features import Looks
 from reloc.methods.forests.localizer import ForestLocalizer
 from reloc.methods.forests.trees import Forest, GrowthConfig, grow_forest, grow_trees
 from reloc.nn import weights
-from reloc.provenance import hardware, library_versions, working_copy_commit
+from reloc.provenance import hardware, library_versions, working_copy_commit, write_record
 from reloc.scenes.scene import View
 
 _SHA256 = "forest_sha256"
@@ -177,7 +176,9 @@ def pretrain(
     forest = grow_trees(looks, points, config.growth, run)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / shipped_path().name
-    safetensors.torch.save_file(forest.tensors(), path)
+    partial_path = path.with_name(f".{path.name}")
+    safetensors.torch.save_file(forest.tensors(), partial_path)
+    partial_path.rename(path)
     record = {
         "config": asdict(config),
         "leaves": forest.num_leaves,
@@ -186,7 +187,7 @@ def pretrain(
         "versions": library_versions(),
         "commit": working_copy_commit(),
     }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, path.with_suffix(".json"))
     return path
 
 

@@ -198,7 +198,9 @@ class Guesses:
             share_PM = kernel_PMM[row_P, best_P] * free_PM
             share_PM = share_PM / share_PM.sum(1, keepdim=True).clamp_min(1e-12)
             point_P3 = (share_PM[..., None] * self.points_PM3).sum(1)
-            variance_P = (share_PM * self.spreads_PM.square()).sum(1)
+            # Within the guesses, and between them, along an axis.
+            off_PM = (self.points_PM3 - point_P3[:, None]).square().sum(-1) / 3
+            variance_P = (share_PM * (self.spreads_PM.square() + off_PM)).sum(1)
             points.append(point_P3)
             weights.append(weight_P)
             spreads.append(variance_P.sqrt())

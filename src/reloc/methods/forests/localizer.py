@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from reloc.scenes.scene import Query
 
 # Radius in which guesses of several trees are fused, over that of a leaf's modes.
 _FUSE_RADIUS = 0.5
+# Spread below which a guess is not the surer, over the radius of a leaf's modes: a leaf with a few
+# points has none.
+_LEAST_SPREAD = 0.3
 # What an error may be when distances are compared, over the radius of a leaf's modes.
 _MAX_ERROR = 1.0
 # Times that a query with depth is asked to learn its focal length.
@@ -74,6 +78,8 @@ class ForestLocalizer:
             # guess than any.
             focal = self._focal_ratio * max(camera.width, camera.height)
             camera = camera.with_focal(focal, has_prior_focal=False)
+        if not self._reads_depth and not _has_depth(query):
+            query = replace(query, depth=None)
         has_depth = self._aligns_depth and query.depth is not None
         answer = (self._by_distance if has_depth else self._by_reprojection)(query, camera)
         if answer is None:
@@ -120,8 +126,7 @@ class ForestLocalizer:
         looks, guesses = seen
         config = self._config
         max_error_px = config.max_error_px * camera.height / looks.values_CHW.shape[1]
-        best = guesses.weights_PM.flatten().argsort(descending=True, stable=True)
-        best = best[: config.num_matches]
+        best = surest(guesses, config.mode_radius)[: config.num_matches]
         found = estimate_absolute_pose(
             looks.pixels_P2[best // config.num_guesses],
             guesses.points_PM3.flatten(0, 1)[best],
@@ -153,6 +158,18 @@ class ForestLocalizer:
             return None
         guesses = self._modes.of(self._forest.leaves(looks))
         return looks, guesses.fused(config.num_guesses, _FUSE_RADIUS * config.mode_radius)
+
+
+def surest(guesses: Guesses, mode_radius: float) -> Tensor:
+    """Numbers of all guesses, pixel by pixel, in order: much of a leaf's weight in little space."""
+    variance_PM = guesses.spreads_PM.square() + (_LEAST_SPREAD * mode_radius) ** 2
+    sure_PM = guesses.weights_PM / variance_PM
+    return sure_PM.flatten().argsort(descending=True, stable=True)
+
+
+def _has_depth(query: Query) -> bool:
+    """Whether the depth of a query, if there is any, is known anywhere."""
+    return query.depth is not None and bool((query.depth.isfinite() & (query.depth > 0)).any())
 
 
 def _with_fitting_focal(
