@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
+import optuna
 import pytest
 import torch
 import tyro
@@ -70,6 +71,8 @@ def test_a_space_is_read_by_the_types_of_the_settings() -> None:
         ("on=perhaps|no", "is like False"),
         ("loss=1:2", "no number"),
         ("depth=1:2", "there are rate, width"),
+        ("rate=0:0.5:log", "begin above 0"),
+        ("width=0.5:64:log", "begin above 0"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_refused(word: str, said: str) -> None:
@@ -162,6 +165,51 @@ def test_a_search_goes_on_where_it_stopped(
         (line,) = capsys.readouterr().err.splitlines()
         assert f"was begun with {option} " in line
     assert run(3) == second
+
+
+def test_a_search_that_goes_on_tries_other_settings_and_gives_up_those_that_are_refused(
+    small_room: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(steps, "load_scene", lambda *_: small_room)
+    monkeypatch.setattr("reloc.commands.search.figure_of", lambda *_: 1.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    study = tmp_path / "room.study"
+    words = ["search", "posenet-learned", str(tmp_path), "--out", str(study), "--json"]
+    # Channels come in groups of eight.
+    words += ["--space", "dropout=0.0:0.5", "channels=64|65", "--sampler", "random"]
+    for trials in (1, 2, 3, 6):
+        assert main([*words, "--trials", str(trials)]) == 0
+        told = json.loads(capsys.readouterr().out)
+    storage = optuna.storages.RDBStorage(f"sqlite:///{study}")
+    (name,) = optuna.study.get_all_study_names(storage)
+    tried = optuna.load_study(study_name=name, storage=storage).trials
+    assert len({trial.params["dropout"] for trial in tried}) == len(tried) == 6
+    refused = [trial for trial in tried if trial.params["channels"] == 65]
+    assert 0 < len(refused) < 6
+    assert all(trial.state.name == "PRUNED" for trial in refused)
+    assert told["pruned"] == len(refused)
+    assert caplog.text.count("must be a multiple of 8") == len(refused)
+
+
+def test_a_study_that_is_no_study_is_refused_in_one_line(
+    small_room: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(steps, "load_scene", lambda *_: small_room)
+    text = tmp_path / "text.study"
+    text.write_text("this is no database\n" * 9)
+    for out in (text, tmp_path):
+        assert main(["search", "thumbnail", str(tmp_path), "--out", str(out),
+                     "--space", "blur_px=0.0:6.0"]) == 2  # fmt: skip
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"--out {out} cannot be used as a study" in line
+    assert text.read_text() == "this is no database\n" * 9
 
 
 def test_explain_writes_three_pictures_and_refuses_methods_without_gradients(

@@ -172,7 +172,7 @@ class Askable(Protocol):
 
     @property
     def sequence(self) -> str:
-        """Name of the video it is a frame of."""
+        """Name of the video it is a frame of; "" for a single photo."""
         ...
 
     def query(self, *, with_depth: bool) -> Query:
@@ -289,8 +289,8 @@ def _chunks(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
 
 
 def _sequences(queries: Sequence[Askable | Query]) -> list[Sequence[Askable | Query]]:
-    """Queries by sequence, in the order of their first frames."""
-    groups: dict[str, list[Askable | Query]] = {}
-    for query in queries:
-        groups.setdefault(query.sequence, []).append(query)
+    """Queries by sequence, in the order of their first frames; those without one, by themselves."""
+    groups: dict[str | int, list[Askable | Query]] = {}
+    for number, query in enumerate(queries):
+        groups.setdefault(query.sequence or number, []).append(query)
     return list(groups.values())

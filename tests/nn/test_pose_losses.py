@@ -84,6 +84,19 @@ def test_distances_are_what_their_names_say(angle_rad: float) -> None:
         )
 
 
+def test_the_nearer_of_both_signs_is_a_choice_of_the_distance_quaternion_alone() -> None:
+    """Żurad's NH is the plain distance, without that choice."""
+    rotation, _ = turned(20, 0.0)
+    other_sign = -PARAMETRIZATIONS["quaternion"].from_matrix(rotation)
+    for distance, expected in (("raw", 2.0), ("quaternion", 0.0)):
+        config = PoseLossConfig(norm="l2", distance=distance)  # type: ignore[arg-type]
+        # Of any length: what is predicted is brought to length 1.
+        off = rotation_residual(3 * other_sign, rotation, "quaternion", config)
+        torch.testing.assert_close(
+            off, torch.full((20,), expected, dtype=torch.float64), rtol=0, atol=1e-5
+        )
+
+
 def test_all_but_the_difference_of_logarithms_ignore_how_the_world_is_turned() -> None:
     rotation, other = turned(20, 1.0)
     world, _ = turned(1, 0.0, seed=5)

@@ -38,6 +38,8 @@ from reloc.scenes.scene import Scene
 _SHOWN = 10
 # What a declined view costs: as far as the scene is wide, and half a turn.
 _DECLINED = 1 + torch.pi
+# Between the seeds of calls that go on with a study; and how many there are.
+_SEEDS_APART, _SEEDS = 1_000_003, 2**32
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class SearchArguments(CommonArguments):
 def _run(arguments: SearchArguments, progress: Progress) -> Answer:
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise InputError('reloc search needs Optuna: pip install "reloc[search]"') from error
     for name in ("trials", "folds", "block"):
@@ -91,26 +94,38 @@ def _run(arguments: SearchArguments, progress: Progress) -> Answer:
         steps.load_scene(arguments.scene, arguments.load), arguments.folds, arguments.block
     )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    seed = arguments.machine.seed
-    sampler = (
-        optuna.samplers.TPESampler(seed=seed)
-        if arguments.sampler == "tpe"
-        else optuna.samplers.RandomSampler(seed=seed)
-    )
     pruner = optuna.pruners.MedianPruner() if arguments.prune else optuna.pruners.NopPruner()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     place = scene_words(arguments.scene.resolve(), arguments.load)
-    study = optuna.create_study(
-        study_name=f"{arguments.method} on {place}",
-        storage=f"sqlite:///{arguments.out.resolve()}",
-        sampler=sampler,
-        pruner=pruner,
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            study_name=f"{arguments.method} on {place}",
+            storage=f"sqlite:///{arguments.out.resolve()}",
+            pruner=pruner,
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--out {arguments.out} cannot be used as a study: {reason}; name another file"
+        ) from error
     _keep_asking_the_same(study, arguments)
+    # With the same seed as before, a search that goes on would draw what it has tried.
+    before = len(study.get_trials(deepcopy=False))
+    seed = arguments.machine.seed + _SEEDS_APART * before
+    study.sampler = (
+        optuna.samplers.TPESampler(seed=seed % _SEEDS)
+        if arguments.sampler == "tpe"
+        else optuna.samplers.RandomSampler(seed=seed % _SEEDS)
+    )
 
     def objective(trial: Any) -> float:
-        tried = with_values(config, {choice.name: choice.suggest(trial) for choice in space})
+        values = {choice.name: choice.suggest(trial) for choice in space}
+        try:
+            tried = with_values(config, values)
+        except InputError as error:
+            run.log.warning("trial %d is given up: %s", trial.number, error)
+            raise optuna.TrialPruned from None
         figures: list[float] = []
         for number, fold in enumerate(folds):
             figures.append(figure_of(arguments.method, tried, fold, run))

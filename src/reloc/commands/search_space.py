@@ -82,6 +82,8 @@ def _choice(word: str, name: str, text: str, now: Any) -> Choice:
             low, high, *rest = text.split(":")
             if rest not in ([], ["log"]) or float(low) >= float(high):
                 raise ValueError
+            if rest and kind(float(low)) <= 0:
+                raise InputError(f"--space {word}: {low} has no logarithm; begin above 0")
             return Choice(name, float(low), float(high), bool(rest), whole=kind is int)
         parts = text.split("|")
         if kind is bool:

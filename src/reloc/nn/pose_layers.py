@@ -83,6 +83,26 @@ class PoseHead(nn.Module):
         return PredictedPose(self.position(vector_BD), self.rotation(other_BD))
 
 
+class Regressor(nn.Module):
+    """Image vector to position and rotation: the plainest of networks."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        channels: int,
+        width: int,
+        dropout: float,
+        rotation: RotationName,
+    ) -> None:
+        super().__init__()
+        self.vector = ImageVector(shape, channels, width, dropout)
+        self.head = PoseHead(width, rotation)
+
+    def forward(self, maps: Tensor) -> PredictedPose:
+        """Poses (B) of feature maps (B, C, h, w), or (B * T) of clips of them (B, T, C, h, w)."""
+        return self.head(self.vector(maps.flatten(0, -4)))
+
+
 class ChannelAttention(nn.Module):
     """Self-attention between the numbers of a vector, added to it.
 

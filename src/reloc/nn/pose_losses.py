@@ -41,10 +41,11 @@ class PoseLossConfig:
     norm: NormName = "l1"
     """Of residuals: sum of absolute values, length, or squared length."""
     distance: DistanceName = "raw"
-    """Of rotations. raw: the difference of the numbers that the network predicts, or the
-    cross-entropy of bins; quaternion: of unit quaternions, the nearer of ±q; log-quaternion: the
-    difference of the logarithms; quaternion-error: the logarithm of q⁻¹ ⊗ q̂ (QEH); angular: the
-    angle in rad; chordal: the norm of the difference of the matrices."""
+    """Of rotations. raw: the difference of the numbers that the network predicts (of quaternions,
+    made of length 1, from q with w >= 0), or the cross-entropy of bins; quaternion: of unit
+    quaternions, the nearer of ±q; log-quaternion: the difference of the logarithms;
+    quaternion-error: the logarithm of q⁻¹ ⊗ q̂ (QEH); angular: the angle in rad; chordal: the norm
+    of the difference of the matrices."""
     weights: Literal["fixed", "learned", "max"] = "learned"
     """fixed: position + beta * rotation; learned: exp(-s) times each, + s, with trained s; max: the
     larger of position and beta * rotation."""
@@ -231,7 +232,6 @@ def rotation_residual(
         target_BK = parametrization.from_matrix(rotation_B33)
         if name == "quaternion":
             numbers_BK = functional.normalize(numbers_BK, dim=-1)
-            target_BK = _nearer(target_BK, numbers_BK)
         return length(numbers_BK - target_BK, config.norm)
     if config.distance == "log-quaternion" and name == "log-quaternion":
         return length(numbers_BK - parametrization.from_matrix(rotation_B33), config.norm)

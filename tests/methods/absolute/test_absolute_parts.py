@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -8,23 +10,30 @@ import pytest
 import roma
 import torch
 
+from reloc.contract import Run
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
+from reloc.methods.absolute import features
 from reloc.methods.absolute.adposenet import METHOD as ADPOSENET
 from reloc.methods.absolute.adposenet import ADPoseNet
 from reloc.methods.absolute.adposenet import prepare as prepare_words
 from reloc.methods.absolute.anchorpoint import METHOD as ANCHORPOINT
 from reloc.methods.absolute.anchorpoint import AnchorPoint
 from reloc.methods.absolute.anchorpoint import prepare as prepare_anchors
+from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.methods.absolute.features import KeptMaps, Looks
 from reloc.methods.absolute.frame import Frame, mean_pose, spread
 from reloc.methods.absolute.gposenet import SparseProcesses
 from reloc.methods.absolute.grnet import clip_edges, nearest_edges
 from reloc.methods.absolute.looks import Look, SmallCamera, Turning, look_list, take_look
+from reloc.methods.absolute.ms_transformer import in_frames
+from reloc.methods.absolute.posenet_geometric import _seen
+from reloc.methods.absolute.scene_points import pairs_of, triangulated_points
 from reloc.methods.absolute.sequences import Clips
-from reloc.methods.absolute.svs_pose import drawn_from
+from reloc.methods.absolute.svs_pose import METHOD as SVS_POSE
+from reloc.methods.absolute.svs_pose import drawn_from, with_made_views
 from reloc.nn.pose_layers import ChannelAttention, FourWayLstm
 from reloc.nn.saliency import smooth_gradient
 from reloc.scenes.scene import View
@@ -69,6 +78,18 @@ def test_frame_does_not_hang_on_where_the_world_is_or_how_it_is_turned() -> None
     here, there = Frame.of(cam_from_world), Frame.of(moved)
     for one, other in zip(here.poses(cam_from_world), there.poses(moved), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+
+
+def test_poses_in_the_frame_of_all_scenes_are_brought_to_those_of_each() -> None:
+    cam_from_world = poses(24)
+    scene = torch.arange(24) % 3
+    whole = Frame.of(cam_from_world)
+    frames = [Frame.of(cam_from_world[scene == number]) for number in range(3)]
+    position, rotation = in_frames(*whole.poses(cam_from_world), scene, frames, whole)
+    for number, frame in enumerate(frames):
+        own = frame.poses(cam_from_world[scene == number])
+        torch.testing.assert_close(position[scene == number], own[0], rtol=0, atol=1e-5)
+        torch.testing.assert_close(rotation[scene == number], own[1], rtol=0, atol=1e-5)
 
 
 def test_cameras_in_one_place_are_refused() -> None:
@@ -129,6 +150,30 @@ def test_a_turned_picture_shows_points_where_its_pose_says(
         assert float(angle_between_rad(look_from_world.rotation, cam_from_world.rotation)) > 0.01
     center_before = cam_from_world.inverse().translation
     torch.testing.assert_close(look_from_world.inverse().translation, center_before)
+
+
+@pytest.mark.parametrize(("num_views", "num_looks"), [(2, 40), (5, 37), (40, 40)])
+def test_the_trunk_is_shown_few_pictures_at_once_and_all_in_order(
+    num_views: int, num_looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    camera = Camera.of("PINHOLE", 48, 40, [45.0, 45.0, 24.0, 20.0])
+    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 40, 48), np.uint8))
+    cam_from_world = poses(num_views)
+    views = [View(str(n), camera, cam_from_world[n], lambda: noise) for n in range(num_views)]
+    config = AbsoluteConfig(short_side_px=32, pooling=1, num_looks=num_looks)
+    shown: list[int] = []
+
+    def encoded(trunk: object, pictures: list, *more: object) -> torch.Tensor:
+        shown.append(len(pictures))
+        return torch.from_numpy(np.stack(pictures)).float().mean((1, 2))[..., None, None]
+
+    monkeypatch.setattr(features, "encode", encoded)
+    small, frame = SmallCamera.of(views, 32), Frame.from_views(views)
+    looks = features.looks_of(views, small, frame, config, Run())
+    assert sum(shown) == len(looks) == num_looks
+    assert max(shown) <= 16
+    assert len(shown) == -(-num_looks // 16)
+    assert torch.equal(looks.view_L, looks.view_L.sort().values)
 
 
 def test_looks_are_spread_over_the_views() -> None:
@@ -269,7 +314,74 @@ def test_saliency_finds_the_pixels_that_matter() -> None:
     assert float(found[5, 6] / found[3, 4]) == pytest.approx(2.0, rel=0.35)
 
 
+# ------------------------------------------------------------------------------ points
+
+
+def test_views_are_matched_with_those_that_look_where_they_look_in_any_order() -> None:
+    """Three walls, seen from one line by views that take turns: the next two are of no help."""
+    turn = torch.tensor([0.0, math.pi / 2, 0.0]).double()
+    views = []
+    for number in range(24):
+        rotation = roma.rotvec_to_rotmat(turn * (number % 3 - 1))
+        center = torch.tensor([0.1 * number, 0.0, 0.0]).double()
+        views.append(Rigid3d(rotation, -(rotation @ center)))
+    pairs = pairs_of(views)
+    assert all(first < second for first, second in pairs)
+    assert len(set(pairs)) == len(pairs)
+    assert {(first, first + 1) for first in range(23)} <= set(pairs)
+    for number in range(24):
+        alike = [pair for pair in pairs if number in pair and pair[0] % 3 == pair[1] % 3]
+        assert alike
+    # Their number grows as the list does, and no faster.
+    assert len(pairs) <= 24 * 5
+    assert pairs_of(views[:1]) == []
+
+
+def test_points_count_as_seen_where_the_picture_ends() -> None:
+    points = torch.tensor([[[0.0, 0.0, 2.0], [1.4, 0.0, 2.0], [0.0, 1.4, 2.0], [0.0, 0.0, -1.0]]])
+    position, rotation = torch.zeros(1, 3), torch.eye(3)[None]
+    for reach, expected in (((0.8, 0.6), 2), ((0.6, 0.8), 2), ((0.8, 0.8), 3), ((0.1, 0.1), 1)):
+        _, pixels = _seen(points, position, rotation, torch.tensor(reach), 4)
+        assert int(pixels.isfinite().all(-1).sum()) == expected
+
+
+def test_a_scene_without_points_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    camera = Camera.of("PINHOLE", 64, 48, [60.0, 60.0, 32.0, 24.0])
+    black, cam_from_world = torch.zeros(3, 48, 64, dtype=torch.uint8), poses(4)
+    views = [View(str(n), camera, cam_from_world[n], lambda: black) for n in range(4)]
+    with caplog.at_level(logging.WARNING):
+        assert triangulated_points(views, Run()).shape == (0, 3)
+    assert "no point of the scene" in caplog.text
+
+
 # ------------------------------------------------------------------------------ made views
+
+
+def test_views_are_made_of_sources_all_over_the_scene_in_the_size_that_is_learned(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    camera = Camera.of("PINHOLE", 64, 48, [60.0, 60.0, 32.0, 24.0])
+    image, depth = torch.zeros(3, 48, 64, dtype=torch.uint8), torch.full((48, 64), 4.0)
+
+    def damaged() -> torch.Tensor:
+        raise InputError("depth x is damaged")
+
+    views = [
+        View(str(number), camera, Rigid3d.identity(), lambda: image, lambda: depth)
+        for number in range(20)
+    ]
+    views[8] = replace(views[8], depth_reader=damaged)
+    config = replace(SVS_POSE.tiny, views_made=5, short_side_px=24)
+    with caplog.at_level(logging.WARNING):
+        made = list(with_made_views(views, config, Run()))[20:]
+    assert [view.name.split()[0] for view in made] == ["0", "4", "12", "16"]
+    assert "depth x is damaged" in caplog.text
+    assert {(view.camera.width, view.camera.height) for view in made} == {(32, 24)}
+    made = with_made_views(views[:3], config, Run())[3:]
+    assert [view.name.split()[0] for view in made] == ["0", "1", "2", "0", "1"]
+    caplog.clear()
+    assert with_made_views(views, replace(config, views_made=0), Run()) is views
+    assert not caplog.records
 
 
 def test_a_made_view_shows_near_things_moved_more_than_far_ones() -> None:

@@ -24,7 +24,9 @@ class AnchorPointConfig(AbsoluteConfig):
     rotation: RotationName = "quaternion"
     """How rotations are written."""
     loss: PoseLossConfig = field(
-        default_factory=lambda: PoseLossConfig(norm="l2", weights="fixed", beta=3.0)
+        default_factory=lambda: PoseLossConfig(
+            norm="l2", distance="quaternion", weights="fixed", beta=3.0
+        )
     )
     """Which loss of offset and rotation."""
     num_anchors: int = 24

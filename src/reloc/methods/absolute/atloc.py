@@ -53,5 +53,5 @@ METHOD = Method(
     build_map=build_map,
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
-    presets={"paper": AtLocConfig(width=2048, train_trunk=True)},
+    presets={"paper": AtLocConfig(width=2048, train_trunk=True, short_side_px=256, pooling=1)},
 )

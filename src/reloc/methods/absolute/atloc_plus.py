@@ -66,5 +66,5 @@ METHOD = Method(
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
     context="sequence",
-    presets={"paper": AtLocPlusConfig(width=2048, train_trunk=True)},
+    presets={"paper": AtLocPlusConfig(width=2048, train_trunk=True, short_side_px=256, pooling=1)},
 )

@@ -27,7 +27,9 @@ class AbsoluteConfig:
     short_side_px: int = 160
     """Images are brought to this shorter side."""
     pooling: int = 2
-    """Cells of the trunk's maps that are averaged, along each side."""
+    """Cells of the trunk's maps that are averaged, along each side. 2 is for cells of 8 pixels, as
+    the encoder's; the published trunks' have 32, SqueezeNet's 16: with these, 1 cell and a shorter
+    side of 256 pixels."""
     num_looks: int = 1450
     """Pictures that the trunk is shown: those of views that differ, or each in several
     directions where there are fewer."""
@@ -63,7 +65,7 @@ class AbsoluteConfig:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.rotation == "euler-bins" and self.loss.distance != "raw":
-            raise ValueError("euler-bins are learned with the distance raw")
+            raise ValueError("euler-bins are learned by --loss.distance raw alone")
 
 
 TINY: dict[str, Any] = {

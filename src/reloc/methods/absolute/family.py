@@ -8,7 +8,8 @@ are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,12 +18,20 @@ from torch import Tensor, nn
 
 from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.maps import text_to_tensor
+from reloc.input_error import InputError
 from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.methods.absolute.features import Looks, Shape, looks_of
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.looks import SmallCamera, shows_something
-from reloc.methods.absolute.trunks import encode, pooled, trunk_in, trunk_sha256, trunk_tensors
+from reloc.methods.absolute.trunks import (
+    encode,
+    named_trunk,
+    pooled,
+    refuse_too_small,
+    trunk_in,
+    trunk_tensors,
+)
+from reloc.nn.pose_layers import Regressor
 from reloc.nn.pose_losses import PoseLoss, PredictedPose
 from reloc.nn.rotations import PARAMETRIZATIONS
 from reloc.nn.saliency import Explanation, smooth_gradient
@@ -60,6 +69,11 @@ class Step:
         return index_B.to(self.looks.view_L.device)
 
 
+def plain_network(shape: Shape, config: AbsoluteConfig) -> nn.Module:
+    """Image vector to position and rotation."""
+    return Regressor(shape, config.channels, config.width, config.dropout, config.rotation)
+
+
 def plain_objective(network: nn.Module, step: Step, config: AbsoluteConfig) -> Tensor:
     """The loss of the poses of random looks."""
     index_B = step.draw(config.batch_size)
@@ -92,7 +106,7 @@ class Design(Generic[ConfigT]):
         views: what the mapping views are learned as; more of them, where a method makes them.
     """
 
-    network: Callable[[Shape, ConfigT], nn.Module]
+    network: Callable[[Shape, ConfigT], nn.Module] = plain_network
     objective: Callable[[nn.Module, Step, ConfigT], Tensor] = plain_objective
     answer: Callable[[nn.Module, Tensor, Frame, ConfigT], PoseEstimate] = plain_answer
     prepare: Callable[[nn.Module, Looks, ConfigT], None] | None = None
@@ -116,15 +130,17 @@ def build_map(
         more: what else the map must hold, also one that is not finished.
 
     Raises:
-        InputError: no view can be read and shows something, or all are taken from one place.
+        InputError: no view can be read and shows something, all are taken from one place, the
+            trunk's weights are missing or its pictures too small, or the training diverged.
     """
     frame = Frame.from_views(views)
     camera = SmallCamera.of(views, config.short_side_px)
+    refuse_too_small(config, camera.width, camera.height)
     known = {
         **(more or {}),
         **frame.tensors,
         "small_camera": camera.tensor,
-        "trunk_sha256": text_to_tensor([trunk_sha256(config)]),
+        **named_trunk(config),
     }
     made = design.views(views, config, run) if design.views else views
     looks = looks_of(made, camera, frame, config, run)
@@ -136,15 +152,35 @@ def build_map(
     try:
         train(network, looks, design, config, stage(run, "training"))
     except KeyboardInterrupt:
-        learned = {**network_tensors(network), **trunk_tensors(looks.trunk)}
-        raise UnfinishedMapError({**known, **learned}) from None
-    return {**known, **network_tensors(network), **trunk_tensors(looks.trunk)}
+        raise UnfinishedMapError({**known, **_learned(network, looks)}) from None
+    return {**known, **_learned(network, looks)}
+
+
+def _learned(network: nn.Module, looks: Looks) -> dict[str, Tensor]:
+    """What was trained, for a map.
+
+    Raises:
+        InputError: it is not finite.
+    """
+    tensors = {**network_tensors(network), **trunk_tensors(looks.trunk)}
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise InputError("the training diverged: lower --max-learning-rate")
+    return tensors
+
+
+@contextmanager
+def drawing(seed: int, run: Run) -> Iterator[None]:
+    """What is random within hangs on the seed, and leaves the process's generators as they were."""
+    device = torch.device(run.device)
+    forked = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=forked):
+        torch.manual_seed(seed)
+        yield
 
 
 def new_network(design: Design[ConfigT], shape: Shape, config: ConfigT, run: Run) -> nn.Module:
     """The network of a design, its weights drawn by the run's seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with drawing(run.seed, run):
         return design.network(shape, config).to(run.device)
 
 
@@ -157,9 +193,8 @@ def train(
 
     def loss_at(number: int) -> Tensor:
         seed = run.seed * 1_000_003 + number
-        # Dropout draws from the process, and leaves it as it was.
-        with torch.random.fork_rng(devices=[run.device] if run.device != "cpu" else []):
-            torch.manual_seed(seed)
+        # Dropout draws from the process.
+        with drawing(seed, run):
             step = Step(looks, generator.manual_seed(seed), number / config.steps, loss)
             return design.objective(network, step, config)
 
@@ -217,7 +252,7 @@ class AbsoluteLocalizer(Generic[ConfigT]):
         design: Design[ConfigT],
         config: ConfigT,
         run: Run,
-        in_clips: bool = False,
+        copies: int = 0,
     ) -> None:
         """Open a map.
 
@@ -226,12 +261,13 @@ class AbsoluteLocalizer(Generic[ConfigT]):
             design: of the method.
             config: that the map was built with.
             run: device, seed.
-            in_clips: whether the network takes clips (B, T, C, h, w).
+            copies: of a photo, as which a network that takes clips (B, T, C, h, w) is shown it; 0:
+                the network takes no clips.
 
         Raises:
             InputError: the trunk's weights are missing or others.
         """
-        self._in_clips = in_clips
+        self._copies = copies
         self._design, self._config, self._run = design, config, run
         self._frame = Frame.from_tensors(tensors)
         self._camera = SmallCamera.from_tensor(tensors["small_camera"])
@@ -246,13 +282,11 @@ class AbsoluteLocalizer(Generic[ConfigT]):
         map_1Chw = self.map_of(query)
         if map_1Chw is None:
             return PoseEstimate(None)
-        # Also where a method draws or takes gradients, the process stays as it was.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self._run.seed)
+        with drawing(self._run.seed, self._run):
             return self._design.answer(self.network, map_1Chw, self._frame, self._config)
 
     def explain(self, query: Query, num_samples: int) -> Explanation | None:
-        """What the pose of a query hangs on; of a sequence method, that of the frame alone."""
+        """What the pose of a query hangs on, asked by itself."""
         picture = self._camera.picture(query.image, query.camera)
         if not shows_something(picture):
             return None
@@ -261,11 +295,14 @@ class AbsoluteLocalizer(Generic[ConfigT]):
 
         def gradient(part: Callable[[PredictedPose], Tensor]) -> Tensor:
             def outputs_of(rgb_13HW: Tensor) -> Tensor:
-                map_1Chw = pooled(self._trunk(rgb_13HW), self._config.pooling)
-                return part(self.network(map_1Chw[None] if self._in_clips else map_1Chw))
+                maps = pooled(self._trunk(rgb_13HW), self._config.pooling)
+                if self._copies:
+                    maps = maps.expand(self._copies, -1, -1, -1)[None]
+                return part(self.network(maps))[:1]
 
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self._run.seed)
+            # cuDNN's recurrent layers have gradients in training alone.
+            without_cudnn = torch.backends.cudnn.flags(enabled=False)
+            with drawing(self._run.seed, self._run), without_cudnn:
                 return smooth_gradient(
                     outputs_of, rgb_13HW, num_samples, _SALIENCY_NOISE, generator
                 ).cpu()

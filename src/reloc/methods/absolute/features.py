@@ -26,7 +26,7 @@ from reloc.training.stages import kept
 Shape = tuple[int, int, int]
 """Channels, height and width of a feature map."""
 
-# Pictures that the trunk is shown at once.
+# Pictures that the trunk is shown at once, at most.
 _BATCH_OF_PICTURES = 16
 
 
@@ -205,8 +205,8 @@ def look_tensors(
             waiting.append(picture)
             poses.append(cam_from_world)
             indices.append(index)
-        if len(waiting) >= _BATCH_OF_PICTURES:
-            see()
+            if len(waiting) == _BATCH_OF_PICTURES:
+                see()
     if waiting:
         see()
     if not seen:

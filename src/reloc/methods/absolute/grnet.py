@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reloc.contract import Method
+from reloc.contract import Method, Run, Tensors
 from reloc.input_error import InputError
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
 from reloc.methods.absolute.family import Step
@@ -23,6 +24,7 @@ from reloc.methods.absolute.sequences import (
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
 from reloc.nn.pose_losses import PredictedPose, RelativeLoss
 from reloc.nn.rotations import RotationName
+from reloc.scenes.scene import View
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,14 @@ class GrNet(nn.Module):
 
 
 class MessageLayer(nn.Module):
-    """Messages between maps, weighted by how alike sender and receiver are, then an update."""
+    """Messages between maps, weighted by how alike sender and receiver are, then an update.
+
+    What the update gives is added to the nodes; the paper's takes their place.
+    """
 
     def __init__(self, config: GrNetConfig) -> None:
         super().__init__()
-        try:
-            from torch_geometric.utils import scatter
-        except ImportError as error:
-            raise InputError('grnet needs torch_geometric: pip install "reloc[graph]"') from error
-        self._scatter = scatter
+        self._scatter = _scatter()
         self._pooled = config.messages == "mlp"
         channels = config.message_channels
         kernel = 1 if self._pooled else 3
@@ -139,6 +140,19 @@ class MessageLayer(nn.Module):
         )
         updated = self.update(torch.cat([nodes, received], dim=1))
         return nodes_XChw + updated
+
+
+def _scatter() -> Callable[..., Tensor]:
+    """What gathers messages.
+
+    Raises:
+        InputError: torch_geometric is not installed.
+    """
+    try:
+        from torch_geometric.utils import scatter
+    except ImportError as error:
+        raise InputError('grnet needs torch_geometric: pip install "reloc[graph]"') from error
+    return scatter
 
 
 def _two_layers(channels: int, kernel: int) -> nn.Sequential:
@@ -198,7 +212,18 @@ def objective(network: nn.Module, step: Step, clips_BT: Tensor, config: GrNetCon
     return loss + network.relative(predicted, position_X3, rotation_X33, *edges_2E, weighting)
 
 
-build_map, localizer = steps_of(SequenceDesign(GrNet, objective, answer_in_clips))
+_build_map, localizer = steps_of(SequenceDesign(GrNet, objective, answer_in_clips))
+
+
+def build_map(views: Sequence[View], config: GrNetConfig, run: Run) -> Tensors:
+    """Train on clips; whether messages can be gathered shows before the pictures are read.
+
+    Raises:
+        InputError: torch_geometric is not installed, or as `sequences.build_map`.
+    """
+    _scatter()
+    return _build_map(views, config, run)
+
 
 METHOD = Method(
     name="grnet",
@@ -215,7 +240,13 @@ METHOD = Method(
     context="sequence",
     presets={
         "paper": GrNetConfig(
-            clip_length=8, num_layers=4, message_channels=96, width=2048, train_trunk=True
+            clip_length=8,
+            num_layers=4,
+            message_channels=96,
+            width=2048,
+            train_trunk=True,
+            short_side_px=256,
+            pooling=1,
         ),
         "mlp": GrNetConfig(messages="mlp"),
         "no-graph-loss": GrNetConfig(graph_loss=False),

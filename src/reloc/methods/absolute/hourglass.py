@@ -23,7 +23,9 @@ class HourglassConfig(AbsoluteConfig):
     rotation: RotationName = "quaternion"
     """How rotations are written."""
     loss: PoseLossConfig = field(
-        default_factory=lambda: PoseLossConfig(norm="l2", weights="fixed", beta=10.0)
+        default_factory=lambda: PoseLossConfig(
+            norm="l2", distance="quaternion", weights="fixed", beta=10.0
+        )
     )
     """Which loss; the published weight of the rotation is 10 in rooms."""
     dropout: float = 0.5

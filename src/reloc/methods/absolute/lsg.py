@@ -146,5 +146,9 @@ METHOD = Method(
     localizer=localizer,
     expected_failures=RARELY_BEATS_RETRIEVAL,
     context="sequence",
-    presets={"paper": LsgConfig(clip_length=7, width=2048, train_trunk=True)},
+    presets={
+        "paper": LsgConfig(
+            clip_length=7, width=2048, train_trunk=True, short_side_px=256, pooling=1
+        )
+    },
 )

@@ -22,7 +22,9 @@ class LstmPoseNetConfig(AbsoluteConfig):
     rotation: RotationName = "quaternion"
     """How rotations are written."""
     loss: PoseLossConfig = field(
-        default_factory=lambda: PoseLossConfig(norm="l2", weights="fixed", beta=120.0)
+        default_factory=lambda: PoseLossConfig(
+            norm="l2", distance="quaternion", weights="fixed", beta=120.0
+        )
     )
     """Which loss."""
     dropout: float = 0.5

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
-
 from reloc.contract import Method
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
-from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.sequences import (
+    ClipRegressor,
     SequenceConfig,
     SequenceDesign,
     answer_in_clips,
     steps_of,
     with_steps_objective,
 )
-from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PredictedPose, RelativeLoss
 from reloc.nn.rotations import RotationName
 
 
@@ -38,21 +34,9 @@ class MapNetConfig(SequenceConfig):
     """Clips of a step."""
 
 
-class MapNet(nn.Module):
-    """Image vector to position and rotation; the loss of the steps has weights of its own."""
-
-    def __init__(self, shape: Shape, config: MapNetConfig) -> None:
-        super().__init__()
-        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
-        self.head = PoseHead(config.width, config.rotation)
-        self.relative = RelativeLoss(config.loss, config.rotation, "difference")
-
-    def forward(self, maps_BTChw: Tensor) -> PredictedPose:
-        """Poses (B * T) of clips, each frame for itself."""
-        return self.head(self.vector(maps_BTChw.flatten(0, 1)))
-
-
-build_map, localizer = steps_of(SequenceDesign(MapNet, with_steps_objective, answer_in_clips))
+build_map, localizer = steps_of(
+    SequenceDesign(ClipRegressor, with_steps_objective, answer_in_clips)
+)
 
 METHOD = Method(
     name="mapnet",
@@ -68,6 +52,8 @@ METHOD = Method(
     context="sequence",
     presets={
         "pgo": MapNetConfig(pgo=True),
-        "paper": MapNetConfig(width=2048, pgo_window=7, train_trunk=True),
+        "paper": MapNetConfig(
+            width=2048, pgo_window=7, train_trunk=True, short_side_px=256, pooling=1
+        ),
     },
 )

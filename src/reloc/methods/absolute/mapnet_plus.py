@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,13 +13,13 @@ from torch.nn import functional
 
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.geometry.rotation import angle_between_rad
-from reloc.input_error import InputError
 from reloc.methods.absolute import family
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY
 from reloc.methods.absolute.family import Design, Step
-from reloc.methods.absolute.features import Shape
+from reloc.methods.absolute.looks import look_list
 from reloc.methods.absolute.odometry import Motion, motions_between
 from reloc.methods.absolute.sequences import (
+    ClipRegressor,
     Clips,
     SequenceConfig,
     SequenceDesign,
@@ -26,8 +27,6 @@ from reloc.methods.absolute.sequences import (
     answer_in_clips,
     with_steps_objective,
 )
-from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PredictedPose, RelativeLoss
 from reloc.nn.rotations import PARAMETRIZATIONS, RotationName
 from reloc.scenes.scene import View
 
@@ -60,7 +59,8 @@ class MapNetPlusConfig(SequenceConfig):
     odometry_weight: float = 1.0
     """Of its loss."""
     odometry_skip: int = 4
-    """Mapping views from the first frame of a motion to the second."""
+    """Mapping views from the first frame of a motion to the second; at least so many, where not all
+    are learned."""
     num_motions: int = 120
     """Motions that are measured at most, spread over the mapping views."""
 
@@ -70,20 +70,6 @@ class MapNetPlusConfig(SequenceConfig):
             raise ValueError("unlabelled_share is in [0, 1), odometry_from in [0, 1]")
         if min(self.odometry_skip, self.num_motions) < 1 or self.odometry_weight < 0:
             raise ValueError("odometry_skip and num_motions are at least 1, its weight at least 0")
-
-
-class MapNetPlus(nn.Module):
-    """Image vector to position and rotation; the loss of the steps has weights of its own."""
-
-    def __init__(self, shape: Shape, config: MapNetPlusConfig) -> None:
-        super().__init__()
-        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
-        self.head = PoseHead(config.width, config.rotation)
-        self.relative = RelativeLoss(config.loss, config.rotation, "difference")
-
-    def forward(self, maps_BTChw: Tensor) -> PredictedPose:
-        """Poses (B * T) of clips, each frame for itself."""
-        return self.head(self.vector(maps_BTChw.flatten(0, 1)))
 
 
 def design(
@@ -105,7 +91,7 @@ def design(
             return loss
         return loss + config.odometry_weight * motion_loss(network, step, motions, config)
 
-    return Design(MapNetPlus, objective=objective)
+    return Design(ClipRegressor, objective=objective)
 
 
 def motion_loss(
@@ -146,22 +132,24 @@ def motion_loss(
 
 
 def mapping_motions(views: Sequence[View], config: MapNetPlusConfig, run: Run) -> list[Motion]:
-    """Odometry between mapping views of one sequence, spread over them."""
-    skip = config.odometry_skip
-    pairs = [
-        (first, first + skip)
-        for first in range(len(views) - skip)
-        if views[first].sequence == views[first + skip].sequence
-    ]
+    """Odometry between mapping views of one sequence that are learned, spread over them."""
+    looks = look_list(len(views), config.num_looks, run.seed)
+    learned = sorted({int(look.view) for look in looks})
+    pairs = []
+    for first in learned:
+        # Where not every view is learned, the next one that is.
+        later = bisect_left(learned, first + config.odometry_skip)
+        if later < len(learned) and views[learned[later]].sequence == views[first].sequence:
+            pairs.append((first, learned[later]))
     if not pairs:
+        run.log.warning("odometry is left out: no sequence has two views that are so far apart")
         return []
     chosen = np.unique(np.linspace(0, len(pairs) - 1, config.num_motions).astype(int))
-    readable = [pairs[number] for number in chosen]
-    try:
-        return motions_between(lambda index: views[index].query(with_depth=False), readable, run)
-    except InputError as error:
-        run.log.warning("odometry is left out: %s", error)
-        return []
+    return motions_between(
+        lambda index: views[index].query(with_depth=False),
+        [pairs[number] for number in chosen],
+        run,
+    )
 
 
 def build_map(views: Sequence[View], config: MapNetPlusConfig, run: Run) -> Tensors:
@@ -175,7 +163,7 @@ def build_map(views: Sequence[View], config: MapNetPlusConfig, run: Run) -> Tens
 
 def localizer(tensors: Tensors, config: MapNetPlusConfig, run: Run) -> Localizer:
     """Answers frame by frame."""
-    asked = SequenceDesign(MapNetPlus, with_steps_objective, answer_in_clips)
+    asked = SequenceDesign(ClipRegressor, with_steps_objective, answer_in_clips)
     return SequenceLocalizer(tensors, asked, config, run)
 
 

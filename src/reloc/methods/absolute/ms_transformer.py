@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reloc.contract import Localizer, Method, Run, Tensors
+from reloc.contract import Localizer, Method, PoseEstimate, Run, Tensors
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.absolute import family
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
-from reloc.methods.absolute.family import Design, Step
+from reloc.methods.absolute.family import Design, Step, pose_of
 from reloc.methods.absolute.features import Looks, Shape
+from reloc.methods.absolute.frame import Frame
 from reloc.nn.pose_layers import ConvStage, PoseHead, halved
-from reloc.nn.pose_losses import PredictedPose
+from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
 from reloc.nn.rotations import RotationName
 from reloc.scenes.scene import View
+
+# In a map, before the names of what is stacked of the frames of its scenes.
+_OF_SCENES = "of_scenes."
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,15 @@ class MsTransformerConfig(AbsoluteConfig):
 
     `paper` has its sizes, and trains the trunk: slow on a processor.
 
-    Scenes are told by the names of the sequences: what stands before a slash, as in scenes that
-    were put side by side. Where no name has one, there is one scene.
+    Scenes are told by the names of the sequences: what stands before the first slash, as in scenes
+    that were put side by side. Where no name has one, there is one scene. The poses of each scene
+    are learned in a frame and unit of its own.
     """
 
     rotation: RotationName = "quaternion"
     """How rotations are written."""
+    loss: PoseLossConfig = field(default_factory=lambda: PoseLossConfig(distance="quaternion"))
+    """Which loss."""
     dropout: float = 0.1
     """Share of the outputs that are left out in training."""
     model: int = 64
@@ -136,44 +143,109 @@ class _Branch(nn.Module):
         return self.decoder(queries_BSD, self.encoder(tokens_BND))
 
 
-def design(scene_of_view: Tensor, num_scenes: int) -> Design[MsTransformerConfig]:
-    """For so many scenes; `scene_of_view` (V,) is the number of each mapping view's."""
+def design(
+    scene_of_view: Tensor, frames: Sequence[Frame], whole: Frame | None = None
+) -> Design[MsTransformerConfig]:
+    """For several scenes, or one.
+
+    Args:
+        scene_of_view: (V,) number of the scene of each mapping view; not needed to answer.
+        frames: of the scenes.
+        whole: that of all views, in which the looks are; not needed to answer.
+    """
 
     def network(shape: Shape, config: MsTransformerConfig) -> nn.Module:
-        return MsTransformer(shape, config, num_scenes)
+        return MsTransformer(shape, config, len(frames))
 
     def objective(network: nn.Module, step: Step, config: MsTransformerConfig) -> Tensor:
         """The loss of the poses that the right queries find, and that of finding the scene."""
         assert isinstance(network, MsTransformer)
+        assert whole is not None
         looks: Looks = step.looks
         index_B = step.draw(config.batch_size)
         scene_B = scene_of_view.to(index_B.device)[looks.view_L[index_B]]
         logits_BS, position_BSD, rotation_BSD = network.latents(looks.maps(index_B))
         predicted = network.pose(position_BSD, rotation_BSD, scene_B)
-        loss = step.loss(predicted, looks.position_L3[index_B], looks.rotation_L33[index_B])
+        position_B3, rotation_B33 = looks.position_L3[index_B], looks.rotation_L33[index_B]
+        if len(frames) > 1:
+            position_B3, rotation_B33 = in_frames(position_B3, rotation_B33, scene_B, frames, whole)
+        loss = step.loss(predicted, position_B3, rotation_B33)
         return loss + functional.cross_entropy(logits_BS, scene_B)
 
-    return Design(network, objective=objective)
+    def answer(
+        network: nn.Module, map_1Chw: Tensor, frame: Frame, config: MsTransformerConfig
+    ) -> PoseEstimate:
+        """The pose in the likeliest scene."""
+        del frame
+        assert isinstance(network, MsTransformer)
+        logits_BS, position_BSD, rotation_BSD = network.latents(map_1Chw)
+        scene_B = logits_BS.argmax(-1)
+        predicted = network.pose(position_BSD, rotation_BSD, scene_B)
+        return PoseEstimate(pose_of(predicted, frames[int(scene_B)], config)[0])
+
+    return Design(network, objective=objective, answer=answer)
+
+
+def in_frames(
+    position_B3: Tensor,
+    rotation_B33: Tensor,
+    scene_B: Tensor,
+    frames: Sequence[Frame],
+    whole: Frame,
+) -> tuple[Tensor, Tensor]:
+    """Poses in the frame and unit of all scenes, as `Frame.poses` gives them, in those of each."""
+    device = position_B3.device
+    whole_from_world = whole.frame_from_world
+    moved = [frame.frame_from_world @ whole_from_world.inverse() for frame in frames]
+    turn_B33 = torch.stack([scene.rotation for scene in moved]).float().to(device)[scene_B]
+    shift_B3 = torch.stack([scene.translation for scene in moved]).float().to(device)[scene_B]
+    scale_B1 = torch.tensor([frame.scale for frame in frames], device=device)[scene_B, None]
+    turned_B3 = (turn_B33 @ (whole.scale * position_B3)[..., None])[..., 0]
+    return (turned_B3 + shift_B3) / scale_B1, turn_B33 @ rotation_B33
 
 
 def scene_names(views: Sequence[View]) -> list[str]:
-    """The scene of each view: what stands before the slash in the name of its sequence."""
-    return [view.sequence.rpartition("/")[0] for view in views]
+    """The scene of each view: what stands before the first slash in the name of its sequence."""
+    parts = [view.sequence.partition("/") for view in views]
+    return [scene if slash else "" for scene, slash, _ in parts]
 
 
 def build_map(views: Sequence[View], config: MsTransformerConfig, run: Run) -> Tensors:
-    """Train on the views of all scenes together."""
+    """Train on the views of all scenes together.
+
+    Raises:
+        InputError: as `family.build_map`; or all views of a scene are taken from one place.
+    """
     names = scene_names(views)
     scenes = list(dict.fromkeys(names))
     numbers = torch.tensor([scenes.index(name) for name in names])
+    frames = [
+        Frame.from_views([view for view, name in zip(views, names, strict=True) if name == scene])
+        for scene in scenes
+    ]
     more = {"scenes": text_to_tensor(scenes)}
-    return family.build_map(views, design(numbers, len(scenes)), config, run, more)
+    # The frame of a single scene is that of the map.
+    for name in frames[0].tensors if len(frames) > 1 else ():
+        more[_OF_SCENES + name] = torch.stack([frame.tensors[name] for frame in frames])
+    made = design(numbers, frames, Frame.from_views(views))
+    return family.build_map(views, made, config, run, more)
 
 
 def localizer(tensors: Tensors, config: MsTransformerConfig, run: Run) -> Localizer:
     """Answers with the pose in the likeliest scene."""
     num_scenes = len(tensor_to_text(tensors["scenes"]))
-    return family.AbsoluteLocalizer(tensors, design(torch.zeros(0), num_scenes), config, run)
+    frames = [Frame.from_tensors(tensors)] * num_scenes
+    of_scenes = {
+        name.removeprefix(_OF_SCENES): value
+        for name, value in tensors.items()
+        if name.startswith(_OF_SCENES)
+    }
+    if of_scenes:
+        frames = [
+            Frame.from_tensors({name: value[number] for name, value in of_scenes.items()})
+            for number in range(num_scenes)
+        ]
+    return family.AbsoluteLocalizer(tensors, design(torch.zeros(0), frames), config, run)
 
 
 METHOD = Method(
@@ -190,7 +262,12 @@ METHOD = Method(
     expected_failures=RARELY_BEATS_RETRIEVAL,
     presets={
         "paper": MsTransformerConfig(
-            model=256, position_layers=6, rotation_layers=4, train_trunk=True
+            model=256,
+            position_layers=6,
+            rotation_layers=4,
+            train_trunk=True,
+            short_side_px=256,
+            pooling=1,
         )
     },
 )

@@ -10,6 +10,7 @@ from reloc.estimation.matching import match_mutual
 from reloc.estimation.relative import Correspondences, estimate_relative_pose
 from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
 from reloc.nn.local_features import LocalFeatures, extract_features
 from reloc.scenes.scene import Query
 
@@ -48,22 +49,29 @@ def motions_between(
     """Motions between pairs of frames, where enough points are matched.
 
     Args:
-        frame_at: reads a frame.
+        frame_at: reads a frame. One that it cannot read is logged, and has no motion.
         pairs: indices of frames.
         run: seed.
     """
-    seen: dict[int, tuple[LocalFeatures, Camera]] = {}
+    seen: dict[int, tuple[LocalFeatures, Camera] | None] = {}
 
-    def features_of(index: int) -> tuple[LocalFeatures, Camera]:
+    def features_of(index: int) -> tuple[LocalFeatures, Camera] | None:
         if index not in seen:
-            frame = frame_at(index)
-            features = extract_features(frame.image, "orb", _MAX_KEYPOINTS)
-            seen[index] = (features, frame.camera)
+            try:
+                frame = frame_at(index)
+                features = extract_features(frame.image, "orb", _MAX_KEYPOINTS)
+                seen[index] = (features, frame.camera)
+            except InputError as error:
+                run.log.warning("left out of the odometry: %s", error)
+                seen[index] = None
         return seen[index]
 
     motions = []
     for first, second in pairs:
-        (of_first, camera0), (of_second, camera1) = features_of(first), features_of(second)
+        before, after = features_of(first), features_of(second)
+        if before is None or after is None:
+            continue
+        (of_first, camera0), (of_second, camera1) = before, after
         pairs_K2 = match_mutual(of_first.descriptors_ND, of_second.descriptors_ND)
         if len(pairs_K2) < _MIN_INLIERS:
             continue

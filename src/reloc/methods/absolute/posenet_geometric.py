@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +12,16 @@ from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.absolute import family
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
 from reloc.methods.absolute.family import Design, Step
-from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
+from reloc.methods.absolute.looks import SmallCamera
 from reloc.methods.absolute.scene_points import triangulated_points
-from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PredictedPose, reprojection_residual
+from reloc.nn.pose_losses import PoseLossConfig, reprojection_residual
 from reloc.nn.rotations import PARAMETRIZATIONS, RotationName
 from reloc.scenes.scene import View
 from reloc.training.stages import kept
 
-# Within so many image widths from the axis, on the plane z = 1, a point counts as seen.
-_SEEN_WITHIN = 0.8
-# Cells of a residual on the plane z = 1 beyond which it is cut.
+# Residuals, on the plane z = 1, are cut beyond it: how far outside the picture a point is predicted
+# says nothing.
 _MAX_RESIDUAL = 1.0
 
 
@@ -33,6 +31,8 @@ class PoseNetGeometricConfig(AbsoluteConfig):
 
     rotation: RotationName = "quaternion"
     """How rotations are written."""
+    loss: PoseLossConfig = field(default_factory=lambda: PoseLossConfig(distance="quaternion"))
+    """Which loss."""
     geometric_from: float = 0.5
     """Share of the training after which points are reprojected; before, the weights of position and
     rotation are learned: from nothing, reprojection does not lead anywhere."""
@@ -45,21 +45,13 @@ class PoseNetGeometricConfig(AbsoluteConfig):
             raise ValueError("geometric_from is in (0, 1], and points_per_look at least 1")
 
 
-class PoseNetGeometric(nn.Module):
-    """Image vector to position and rotation."""
+def design(points_N3: Tensor, reach_2: Tensor) -> Design[PoseNetGeometricConfig]:
+    """With the points of a scene.
 
-    def __init__(self, shape: Shape, config: PoseNetGeometricConfig) -> None:
-        super().__init__()
-        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
-        self.head = PoseHead(config.width, config.rotation)
-
-    def forward(self, map_BChw: Tensor) -> PredictedPose:
-        """Poses of feature maps."""
-        return self.head(self.vector(map_BChw))
-
-
-def design(points_N3: Tensor) -> Design[PoseNetGeometricConfig]:
-    """With the points (N, 3) of a scene, in the map's frame and unit."""
+    Args:
+        points_N3: in the map's frame and unit.
+        reach_2: how far to the side and up and down, on the plane z = 1, a picture shows points.
+    """
 
     def objective(network: nn.Module, step: Step, config: PoseNetGeometricConfig) -> Tensor:
         """First the plain loss, then that of the points."""
@@ -72,23 +64,26 @@ def design(points_N3: Tensor) -> Design[PoseNetGeometricConfig]:
         drawn = torch.randint(
             len(points_N3), (len(index_B), 4 * count), generator=step.generator
         ).to(points_N3.device)
-        points_BN3, pixels_BN2 = _seen(points_N3[drawn], position_B3, rotation_B33, count)
+        points_BN3, pixels_BN2 = _seen(points_N3[drawn], position_B3, rotation_B33, reach_2, count)
         predicted = network(step.looks.maps(index_B))
         predicted_B33 = PARAMETRIZATIONS[config.rotation].to_matrix(predicted.rotation_BK)
         return reprojection_residual(
             predicted.position_B3, predicted_B33, points_BN3, pixels_BN2, _MAX_RESIDUAL
         )
 
-    return Design(PoseNetGeometric, objective=objective)
+    return Design(objective=objective)
 
 
 def _seen(
-    points_BM3: Tensor, position_B3: Tensor, rotation_B33: Tensor, count: int
+    points_BM3: Tensor, position_B3: Tensor, rotation_B33: Tensor, reach_2: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Of points, `count` that each camera sees, and where, on the plane z = 1; NaN where fewer."""
+    """Of points, `count` in each camera's picture, and where, on the plane z = 1; NaN where fewer.
+
+    What stands before a point is not looked at.
+    """
     in_cam_BM3 = (points_BM3 - position_B3[:, None]) @ rotation_B33
     plane_BM2 = in_cam_BM3[..., :2] / in_cam_BM3[..., 2:].clamp_min(1e-6)
-    seen_BM = (in_cam_BM3[..., 2] > 0) & (plane_BM2.abs().amax(-1) < _SEEN_WITHIN)
+    seen_BM = (in_cam_BM3[..., 2] > 0) & (plane_BM2.abs() < reach_2).all(-1)
     first_BN = seen_BM.int().argsort(dim=1, descending=True, stable=True)[:, :count]
     rows = torch.arange(len(points_BM3), device=points_BM3.device)[:, None]
     seen_BN1 = seen_BM[rows, first_BN][..., None]
@@ -102,12 +97,15 @@ def build_map(views: Sequence[View], config: PoseNetGeometricConfig, run: Run) -
     frame = Frame.from_views(views)
     points_N3 = (frame.frame_from_world @ tensors["world_N3"]) / frame.scale
     run.log.info("%d points were triangulated", len(points_N3))
-    return family.build_map(views, design(points_N3.float().to(run.device)), config, run)
+    camera = SmallCamera.of(views, config.short_side_px)
+    reach_2 = torch.tensor([camera.width, camera.height]) / (2 * camera.focal_px)
+    made = design(points_N3.float().to(run.device), reach_2.to(run.device))
+    return family.build_map(views, made, config, run)
 
 
 def localizer(tensors: Tensors, config: PoseNetGeometricConfig, run: Run) -> Localizer:
     """Answers with the predicted pose; the points served the training alone."""
-    return family.AbsoluteLocalizer(tensors, design(torch.zeros(0, 3)), config, run)
+    return family.AbsoluteLocalizer(tensors, design(torch.zeros(0, 3), torch.zeros(2)), config, run)
 
 
 METHOD = Method(

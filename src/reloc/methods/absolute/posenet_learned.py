@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from torch import Tensor, nn
+from dataclasses import dataclass, field
 
 from reloc.contract import Method
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
 from reloc.methods.absolute.family import Design, steps_of
-from reloc.methods.absolute.features import Shape
-from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PredictedPose
+from reloc.nn.pose_losses import PoseLossConfig
 from reloc.nn.rotations import RotationName
 
 
@@ -21,22 +17,11 @@ class PoseNetLearnedConfig(AbsoluteConfig):
 
     rotation: RotationName = "quaternion"
     """How rotations are written."""
+    loss: PoseLossConfig = field(default_factory=lambda: PoseLossConfig(distance="quaternion"))
+    """Which loss."""
 
 
-class PoseNetLearned(nn.Module):
-    """Image vector to position and rotation."""
-
-    def __init__(self, shape: Shape, config: AbsoluteConfig) -> None:
-        super().__init__()
-        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
-        self.head = PoseHead(config.width, config.rotation)
-
-    def forward(self, map_BChw: Tensor) -> PredictedPose:
-        """Poses of feature maps."""
-        return self.head(self.vector(map_BChw))
-
-
-build_map, localizer = steps_of(Design(PoseNetLearned))
+build_map, localizer = steps_of(Design())
 
 METHOD = Method(
     name="posenet-learned",

@@ -21,7 +21,8 @@ from reloc.methods.absolute.features import Shape
 from reloc.methods.absolute.frame import Frame
 from reloc.methods.absolute.odometry import frame_to_frame
 from reloc.methods.absolute.pose_graph import optimized
-from reloc.nn.pose_losses import neighbours
+from reloc.nn.pose_layers import Regressor
+from reloc.nn.pose_losses import RelativeLoss, neighbours
 from reloc.nn.saliency import Explanation
 from reloc.scenes.scene import Query, View
 
@@ -112,6 +113,14 @@ class SequenceDesign:
     answer: Callable[[nn.Module, Tensor, Frame, Any], Rigid3d]
 
 
+class ClipRegressor(Regressor):
+    """Image vector to position and rotation, each frame for itself; a loss of the steps."""
+
+    def __init__(self, shape: Shape, config: SequenceConfig) -> None:
+        super().__init__(shape, config.channels, config.width, config.dropout, config.rotation)
+        self.relative = RelativeLoss(config.loss, config.rotation, "difference")
+
+
 def plain_objective(network: nn.Module, step: Step, clips_BT: Tensor, config: Any) -> Tensor:
     """The loss of the poses of all frames."""
     del config
@@ -121,8 +130,12 @@ def plain_objective(network: nn.Module, step: Step, clips_BT: Tensor, config: An
 
 
 def with_steps_objective(network: nn.Module, step: Step, clips_BT: Tensor, config: Any) -> Tensor:
-    """The loss of the poses, and by `network.relative` that of the steps from each to the next."""
-    del config
+    """The loss of the poses, and by `network.relative` that of the steps from each to the next.
+
+    Of clips of one frame, that of the poses: they have no steps.
+    """
+    if clips_BT.shape[1] == 1:
+        return plain_objective(network, step, clips_BT, config)
     index_X = clips_BT.flatten()
     position_X3, rotation_X33 = step.looks.position_L3[index_X], step.looks.rotation_L33[index_X]
     predicted = network(step.looks.maps(clips_BT))
@@ -161,6 +174,8 @@ def build_map(
 ) -> dict[str, Tensor]:
     """Train a network on clips of the mapping views. `more`: what else the map must hold.
 
+    Views of one sequence are its frames in the order of the list, those without a sequence, too.
+
     Raises:
         InputError: no view can be read and shows something, or all are taken from one place.
     """
@@ -184,8 +199,10 @@ class SequenceLocalizer:
     def __init__(
         self, tensors: Tensors, design: SequenceDesign, config: SequenceConfig, run: Run
     ) -> None:
+        # As many copies of a photo as it is asked with when it is asked alone.
+        copies = config.clip_length if design.answer is answer_in_clips else 1
         alone: AbsoluteLocalizer[Any] = AbsoluteLocalizer(
-            tensors, Design(design.network), config, run, in_clips=True
+            tensors, Design(design.network), config, run, copies
         )
         self._alone, self._design, self._config, self._run = alone, design, config, run
         self._frame = Frame.from_tensors(tensors)
@@ -196,14 +213,17 @@ class SequenceLocalizer:
         return self._alone.network
 
     def explain(self, query: Query, num_samples: int) -> Explanation | None:
-        """What the pose of a query hangs on, asked as a sequence of one frame."""
+        """What the pose of a query hangs on, asked as a photo by itself."""
         return self._alone.explain(query, num_samples)
 
     def localize(self, queries: Sequence[Query]) -> list[PoseEstimate]:
-        """One estimate for each query, in order; those of one sequence are its frames in order."""
-        by_sequence: dict[str, list[int]] = {}
+        """One estimate for each query, in order; those of one sequence are its frames in order.
+
+        A query without a sequence is a photo by itself.
+        """
+        by_sequence: dict[str | int, list[int]] = {}
         for number, query in enumerate(queries):
-            by_sequence.setdefault(query.sequence, []).append(number)
+            by_sequence.setdefault(query.sequence or number, []).append(number)
         answers = [PoseEstimate(None)] * len(queries)
         for numbers in by_sequence.values():
             seen = [

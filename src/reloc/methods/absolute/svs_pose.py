@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from reloc.contract import Method, Run
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.input_error import InputError
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
 from reloc.methods.absolute.family import Design, steps_of
 from reloc.methods.absolute.features import Shape
 from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PredictedPose
+from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
 from reloc.nn.rotations import RotationName
 from reloc.scenes.scene import View
 
-# Shorter side of a made view: small, for only small ones are learned.
-_SHORT_SIDE_PX = 160
 # Points nearer to the moved camera than this share of the median depth are not drawn.
 _NEAREST = 0.1
 _INPAINT_RADIUS_PX = 3.0
@@ -33,6 +32,8 @@ class SvsPoseConfig(AbsoluteConfig):
 
     rotation: RotationName = "quaternion"
     """How rotations are written."""
+    loss: PoseLossConfig = field(default_factory=lambda: PoseLossConfig(distance="quaternion"))
+    """Which loss."""
     views_made: int = 300
     """Views that are made, from mapping views with depth in turn."""
     max_shift: float = 0.1
@@ -64,15 +65,24 @@ class SvsPose(nn.Module):
 
 
 def with_made_views(views: Sequence[View], config: SvsPoseConfig, run: Run) -> Sequence[View]:
-    """The views, and those that are made of them."""
+    """The views, and those that are made of them; views whose depth cannot be read are logged."""
+    if config.views_made == 0:
+        return views
     sources = [view for view in views if view.depth_reader is not None]
-    if not sources or config.views_made == 0:
+    if not sources:
         run.log.warning("no view is made: no mapping view has depth")
         return views
     made = []
     for number in range(config.views_made):
+        # Of all sources in turn, or of some that are spread over all.
+        turn = number % len(sources)
+        if len(sources) > config.views_made:
+            turn = number * len(sources) // config.views_made
         rng = np.random.default_rng((run.seed, number))
-        made.append(_made_view(sources[number % len(sources)], number, config, rng))
+        try:
+            made.append(_made_view(sources[turn], number, config, rng))
+        except InputError as error:
+            run.log.warning("left out: %s", error)
     return [*views, *made]
 
 
@@ -86,7 +96,8 @@ def _made_view(source: View, number: int, config: SvsPoseConfig, rng: np.random.
     turn_rad = np.radians(config.max_turn_deg) * rng.uniform(-1, 1, 3)
     shift = config.max_shift * median * rng.uniform(-1, 1, 3)
     made_from_source = Rigid3d.exp(torch.from_numpy(np.concatenate([turn_rad, shift])))
-    scale = _SHORT_SIDE_PX / min(source.camera.width, source.camera.height)
+    # Small, for only small ones are learned.
+    scale = config.short_side_px / min(source.camera.width, source.camera.height)
     width = max(1, round(scale * source.camera.width))
     height = max(1, round(scale * source.camera.height))
     camera = source.camera.resized(width, height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,43 @@ from torch.nn import functional
 
 from reloc.contract import Run, Tensors
 from reloc.input_error import InputError
-from reloc.maps import tensor_to_text
+from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.nn.backbones import Trunk, load_trunk, restore_trunk
 from reloc.nn.backbones.checkpoint import checkpoint_sha256
 from reloc.nn.weights import encoder_sha256
 
 _TRUNK = "trunk."
+# Sides of the pictures under which a trunk has no map; all others have one at any size of ours.
+_MIN_SIDES_PX = {"inception_resnet_v2": 80}
+
+
+def named_trunk(config: AbsoluteConfig) -> dict[str, Tensor]:
+    """What a map names the trunk by: the digest of its weights, and where their file lies.
+
+    Raises:
+        InputError: the weights cannot be read.
+    """
+    named = {"trunk_sha256": text_to_tensor([trunk_sha256(config)])}
+    if config.trunk_weights and not config.train_trunk:
+        # The map may be opened from another folder than it was built in.
+        path = str(Path(config.trunk_weights).resolve())
+        named["trunk_weights"] = text_to_tensor([path])
+    return named
+
+
+def refuse_too_small(config: AbsoluteConfig, width: int, height: int) -> None:
+    """Refuse pictures that the trunk makes no map of.
+
+    Raises:
+        InputError: they are too small.
+    """
+    least = _MIN_SIDES_PX.get(config.trunk, 0)
+    if min(width, height) < least:
+        raise InputError(
+            f"the trunk {config.trunk} has no map of pictures of {width}x{height}: give "
+            f"--short-side-px {least} or more"
+        )
 
 
 def trunk_sha256(config: AbsoluteConfig) -> str:
@@ -84,6 +115,9 @@ def trunk_in(tensors: Tensors, config: AbsoluteConfig, run: Run) -> Trunk:
             if name.startswith(_TRUNK)
         }
         return restore_trunk(config.trunk, state).to(run.device)
+    if "trunk_weights" in tensors:
+        (path,) = tensor_to_text(tensors["trunk_weights"])
+        config = replace(config, trunk_weights=path)
     if tensor_to_text(tensors["trunk_sha256"]) != [trunk_sha256(config)]:
         raise InputError(
             f"the map needs other weights of the trunk {config.trunk} than are here: build it anew"

@@ -28,7 +28,9 @@ class VidLocConfig(SequenceConfig):
     rotation: RotationName = "quaternion"
     """How rotations are written."""
     loss: PoseLossConfig = field(
-        default_factory=lambda: PoseLossConfig(norm="l2", weights="fixed", beta=3.0)
+        default_factory=lambda: PoseLossConfig(
+            norm="l2", distance="quaternion", weights="fixed", beta=3.0
+        )
     )
     """Which loss."""
     clip_length: int = 8

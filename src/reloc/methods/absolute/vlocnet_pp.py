@@ -34,7 +34,10 @@ class VLocNetPlusPlusConfig(FeedbackConfig):
 
     loss: PoseLossConfig = field(
         default_factory=lambda: PoseLossConfig(
-            norm="l2", position_log_variance=-3.0, rotation_log_variance=-3.0
+            norm="l2",
+            distance="quaternion",
+            position_log_variance=-3.0,
+            rotation_log_variance=-3.0,
         )
     )
     """Which loss."""

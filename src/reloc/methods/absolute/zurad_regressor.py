@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
-
 from reloc.contract import Method
 from reloc.methods.absolute.config import RARELY_BEATS_RETRIEVAL, TINY, AbsoluteConfig
 from reloc.methods.absolute.family import Design, steps_of
-from reloc.methods.absolute.features import Shape
-from reloc.nn.pose_layers import ImageVector, PoseHead
-from reloc.nn.pose_losses import PoseLossConfig, PredictedPose
+from reloc.nn.pose_losses import PoseLossConfig
 from reloc.nn.rotations import RotationName
 
 
@@ -31,20 +27,7 @@ class ZuradRegressorConfig(AbsoluteConfig):
     """Share of the outputs that are left out in training."""
 
 
-class ZuradRegressor(nn.Module):
-    """Image vector to position and rotation."""
-
-    def __init__(self, shape: Shape, config: ZuradRegressorConfig) -> None:
-        super().__init__()
-        self.vector = ImageVector(shape, config.channels, config.width, config.dropout)
-        self.head = PoseHead(config.width, config.rotation)
-
-    def forward(self, map_BChw: Tensor) -> PredictedPose:
-        """Poses of feature maps."""
-        return self.head(self.vector(map_BChw))
-
-
-build_map, localizer = steps_of(Design(ZuradRegressor))
+build_map, localizer = steps_of(Design())
 
 METHOD = Method(
     name="zurad-regressor",
