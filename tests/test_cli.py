@@ -234,6 +234,25 @@ def test_a_photo_stored_upside_down_is_turned_with_a_focal_length_too(
     assert answer["center_world"] == pytest.approx([-0.4, 0, 0])
 
 
+def test_depth_of_a_photo_that_exif_turns_is_refused(
+    scene: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The photo is turned upright as it is read, and its depth map has nothing to say how."""
+    upright, turned = scene / "images" / "004.jpg", tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    with Image.open(upright) as image:
+        size = image.size
+        image.rotate(180).save(turned, exif=exif, quality=95)
+    depth = tmp_path / "depth.png"
+    Image.fromarray(np.full(size[::-1], 1500, dtype=np.uint16)).save(depth)
+    words = ["relate", str(turned), str(upright), "--focal", "150", "--max-keypoints", "200"]
+    line = refused([*words, "--depth-a", str(depth)], capfd)
+    assert "turned by its EXIF" in line
+    assert str(turned) in line
+    assert main([*words, "--depth-b", str(depth)]) == 0
+
+
 def test_a_photo_of_another_size_than_the_camera_is_refused_before_the_others_are_asked(
     scene: Path,
     built: Path,

@@ -69,3 +69,43 @@ def test_photos_that_show_nothing_in_common_give_none(pair):
         )
         assert found is None
         assert len(seen.pixels0_N2) == len(seen.pixels1_N2)
+
+
+def _with_depth(photo: Query, known: str) -> Query:
+    """The photo with its depth everywhere, nowhere, or in a strip of a twentieth of its width."""
+    assert photo.depth is not None
+    depth_HW = photo.depth.clone()
+    if known != "all":
+        depth_HW[:, depth_HW.shape[1] // 20 if known == "strip" else 0 :] = 0
+    return replace(photo, depth=depth_HW)
+
+
+@pytest.mark.parametrize("first_known", ["none", "strip"])
+def test_depth_that_is_nearly_empty_does_not_hide_that_of_the_other_photo(pair, first_known):
+    first, second = (
+        describe_photo(_with_depth(photo, known), CONFIG)
+        for photo, known in zip(pair[:2], (first_known, "all"), strict=True)
+    )
+    for one, other, truth in (
+        (first, second, pair[2]),
+        (second, first, pair[2].inverse()),
+    ):
+        found, _ = relate_photos(one, other, CONFIG)
+        assert found is not None
+        assert found.has_scale
+        error = (found.cam1_from_cam0 @ truth.inverse()).log()
+        assert math.degrees(float(error[:3].norm())) < 1.0
+        assert float(error[3:].norm()) < 0.05
+
+
+def test_depth_that_is_empty_is_none(pair):
+    blind = replace(pair[0], depth=None)
+    empty = describe_photo(_with_depth(pair[0], "none"), CONFIG)
+    assert empty.depth_N is None
+    other = describe_photo(replace(pair[1], depth=None), CONFIG)
+    found, _ = relate_photos(empty, other, CONFIG)
+    as_if, _ = relate_photos(describe_photo(blind, CONFIG), other, CONFIG)
+    assert found is not None
+    assert as_if is not None
+    assert not found.has_scale
+    assert torch.equal(found.cam1_from_cam0.matrix, as_if.cam1_from_cam0.matrix)

@@ -115,15 +115,26 @@ def test_dense_sift_follows_the_picture() -> None:
     """Brightness and contrast play no part; a mirrored picture has mirrored features."""
     generator = torch.Generator().manual_seed(1)
     coarse = torch.rand(1, 3, 20, 20, generator=generator)
-    image = torch.nn.functional.interpolate(coarse, (120, 120), mode="bicubic")[0]
-    image = (image.clamp(0, 1) * 200).to(torch.uint8)
+    wide = torch.nn.functional.interpolate(coarse, (120, 121), mode="bicubic")[0]
+    wide = (wide.clamp(0, 1) * 200).to(torch.uint8)
+    image = wide[:, :, 1:]
     config = DenseVladConfig(max_side_px=120, bins_px=(4,))
     features_ND = dense_sift(image, config)
     torch.testing.assert_close(features_ND.norm(dim=1), torch.ones(len(features_ND)))
     brighter_ND = dense_sift(image // 2 + 90, config)
-    assert len(brighter_ND) == pytest.approx(len(features_ND), rel=0.05)
-    if len(brighter_ND) == len(features_ND):
-        assert float((brighter_ND * features_ND).sum(1).median()) > 0.97
+    assert len(brighter_ND) == len(features_ND)
+    assert float((brighter_ND * features_ND).sum(1).median()) > 0.97
+    # Features lie half a pixel off the middle of the picture: so does the mirror.
+    mirrored_ND = dense_sift(wide[:, :, :120].flip(2), config)
+    side = round(len(features_ND) ** 0.5)
+    assert side**2 == len(features_ND) == len(mirrored_ND)
+    # Rows, columns; and of each feature: its rows, its columns, and directions counted from +x.
+    parts = mirrored_ND.reshape(side, side, 4, 4, 8)
+    back = parts.flip((1, 3, 4)).roll(5, 4)
+    there = features_ND.reshape_as(back)
+    # At the border, what is beyond it is made up.
+    torch.testing.assert_close(back[:, 2:-2], there[:, 2:-2], rtol=0, atol=1e-3)
+    assert float((parts - there).abs().max()) > 0.1
 
 
 def _black() -> Tensor:

@@ -13,14 +13,17 @@ import tyro
 from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.options import Machine, MachineOptions, start_run
 from reloc.estimation.relative import Correspondences, RelativePose
-from reloc.estimation.two_photos import TwoPhotosConfig, describe_photo, relate_photos
+from reloc.estimation.two_photos import describe_photo, relate_photos, usual_config
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
+from reloc.nn.local_features import FeatureKind
 from reloc.nn.matchers import MATCHED_FEATURES, MatcherChoice
 from reloc.progress import Progress
-from reloc.scenes.images import query_from_image, read_depth
+from reloc.scenes.images import query_from_image, read_depth, read_header
 from reloc.scenes.scene import Query
 
+# Larger photos are reduced to this longer side.
+_MAX_SIDE_PX = 1600
 # Below this median parallax, the direction of the translation is a matter of noise.
 _MIN_PARALLAX_DEG = 0.3
 
@@ -48,15 +51,15 @@ class RelateArguments(CommonArguments):
     """Depth map of B."""
     depth_unit: float = 1e-3
     """Metres of one step of the depth maps."""
-    features: Literal["sift", "orb", "superpoint"] = "sift"
-    """Detector and descriptor; the weights of superpoint are looked for in the folder
-    RELOC_WEIGHTS."""
+    features: FeatureKind = "sift"
+    """Detector and descriptor; the weights of alike, r2d2 and superpoint are looked for in the
+    folder RELOC_WEIGHTS."""
     matcher: MatcherChoice = "nearest"
     """Nearest neighbours, or a network that sees both photos: it needs --features superpoint and
     weights of its own in that folder, and its time grows with the square of the keypoints."""
     solver: Literal["auto", "essential", "pnp", "kabsch"] = "auto"
-    """essential: five points, the length from depth where there is any; pnp: points with depth in A
-    (or, under auto, in B); kabsch: points with depth in both. auto: pnp with depth, else
+    """essential: five points, the length from depth where there is any; pnp: points with depth in
+    A; kabsch: points with depth in both. auto: pnp with the depth of the one that has more, else
     essential."""
     max_keypoints: int = 4000
     """Strongest keypoints of each photo."""
@@ -66,8 +69,8 @@ class RelateArguments(CommonArguments):
 def _run(arguments: RelateArguments, progress: Progress) -> Answer:
     _check(arguments)
     run = start_run(arguments.machine, progress)
-    config = TwoPhotosConfig(
-        features=arguments.features,
+    config = replace(
+        usual_config(arguments.features, _MAX_SIDE_PX),
         max_keypoints=arguments.max_keypoints,
         solver=None if arguments.solver == "auto" else arguments.solver,
         matcher=arguments.matcher,
@@ -104,6 +107,11 @@ def _photo(path: Path, depth_path: Path | None, arguments: RelateArguments) -> Q
     photo = query_from_image(path, focal=arguments.focal)
     if depth_path is None:
         return photo
+    if read_header(path).orientation != 1:
+        raise InputError(
+            f"{path} is turned by its EXIF and its depth map {depth_path} is not: turn both "
+            "upright, and save them"
+        )
     depth_HW = torch.from_numpy(read_depth(depth_path, arguments.depth_unit))
     height, width = photo.image.shape[-2:]
     if depth_HW.shape[0] * width != depth_HW.shape[1] * height:

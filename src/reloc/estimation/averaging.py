@@ -22,6 +22,12 @@ _MIN_ANGLE_RAD, _MIN_DISTANCE = 1e-7, 1e-7
 # Two directions nearer to parallel than this meet nowhere that can be told.
 _MIN_CROSSING_DEG = 1.0
 _MAX_REFINEMENTS = 10
+# From a place nearer than this share of the spread, no direction says anything.
+_MIN_REACH = 1e-6
+# What directions are off, before any is looked at, counts as much as so many of their errors.
+_USUAL_ERROR_DEG, _USUAL_COUNT = 1.0, 2
+# Sigmas by which a place must explain directions better than that all of them are parallel.
+_MIN_SIGNIFICANCE = 4.0
 
 
 def average_rotations(rotations_N33: Tensor, weights_N: Tensor | None = None) -> Tensor | None:
@@ -146,10 +152,16 @@ class TriangulatedCamera:
     Attributes:
         center_3: in the world, float64.
         inliers_N: bool, which directions agree.
+        sigma_rad: what these are off, in each of two directions; never far below the usual where
+            they are few.
+        spread_33: covariance of the center where they are off by a radian; no number where they do
+            not fix it.
     """
 
     center_3: Tensor
     inliers_N: Tensor
+    sigma_rad: float
+    spread_33: Tensor
 
 
 def triangulate_camera(
@@ -177,7 +189,8 @@ def triangulate_camera(
             matrix does.
 
     Returns:
-        None where fewer than two directions agree, or all of them are parallel.
+        None where fewer than two directions agree, or all of them may as well be parallel: then no
+        place is fixed. A direction from the camera's own place agrees with nothing.
     """
     usable_N, weights_N = _usable(torch.cat([centers_N3, directions_N3], 1), weights_N)
     usable_N = usable_N & (directions_N3.norm(dim=-1) > 0)
@@ -190,27 +203,56 @@ def triangulate_camera(
     if not len(candidates_P3):
         return None
     limit_rad = torch.deg2rad(torch.tensor(max_angle_deg, dtype=torch.float64))
+    spread = (centers - centers.mean(0)).norm(dim=-1).max()
 
-    def score(points_P3: Tensor) -> Tensor:
-        angles_PM = _angles_rad(points_P3[:, None] - centers, rays, signed)
-        return ((1 - angles_PM / limit_rad).clamp_min(0) * weights).sum(-1)
+    def off_rad(points_3: Tensor) -> Tensor:
+        """Angles (..., M) between the directions and those in which points are seen."""
+        towards = points_3[..., None, :] - centers
+        here = towards.norm(dim=-1) <= _MIN_REACH * spread
+        return _angles_rad(towards, rays, signed).masked_fill(here, torch.pi)
+
+    def score(points_3: Tensor) -> Tensor:
+        return ((1 - off_rad(points_3) / limit_rad).clamp_min(0) * weights).sum(-1)
 
     score_P = score(candidates_P3)
     best = float(score_P.max())
     center_3 = candidates_P3[int(score_P.argmax())]
     for _ in range(_MAX_REFINEMENTS):
-        inliers_M = _angles_rad(center_3 - centers, rays, signed) < limit_rad
+        inliers_M = off_rad(center_3) < limit_rad
         refined_3 = _nearest_to_rays(centers, rays, center_3, weights * inliers_M)
         # Squares may trade a ray that agreed for others: then the proposal was better.
-        if refined_3 is None or not float(score(refined_3[None])[0]) > best:
+        if refined_3 is None or not float(score(refined_3)) > best:
             break
-        best, center_3 = float(score(refined_3[None])[0]), refined_3
-    inliers_M = _angles_rad(center_3 - centers, rays, signed) < limit_rad
+        best, center_3 = float(score(refined_3)), refined_3
+    off_rad_M = off_rad(center_3)
+    inliers_M = off_rad_M < limit_rad
     if int(inliers_M.sum()) < 2 or not bool(center_3.isfinite().all()):
+        return None
+    squares = float(off_rad_M[inliers_M].square().sum())
+    # Two equations of each direction, and three numbers that they gave.
+    freedom = 2 * int(inliers_M.sum()) - 3
+    usual = torch.deg2rad(torch.tensor(_USUAL_ERROR_DEG)).item() ** 2
+    variance = (squares + _USUAL_COUNT * usual) / (freedom + _USUAL_COUNT)
+    if _squares_if_parallel(rays[inliers_M]) - squares < _MIN_SIGNIFICANCE**2 * variance:
         return None
     inliers_N = torch.zeros_like(usable_N)
     inliers_N[index_M] = inliers_M
-    return TriangulatedCamera(center_3, inliers_N)
+    spread_33 = _spread_of_center(center_3 - centers[inliers_M])
+    return TriangulatedCamera(center_3, inliers_N, variance**0.5, spread_33)
+
+
+def _squares_if_parallel(rays_M3: Tensor) -> float:
+    """The least sum of squared angles, as sines, that rays can have to one line."""
+    return float(torch.linalg.eigvalsh(rays_M3.mT @ rays_M3)[:2].sum())
+
+
+def _spread_of_center(towards_M3: Tensor) -> Tensor:
+    """Covariance (3, 3) of a point that is seen along these vectors, off by a radian each."""
+    reach_M = towards_M3.norm(dim=-1)
+    rays_M3 = towards_M3 / reach_M[:, None]
+    across_M33 = torch.eye(3, dtype=torch.float64) - rays_M3[:, :, None] @ rays_M3[:, None, :]
+    values_3, vectors_33 = torch.linalg.eigh((across_M33 / reach_M.square()[:, None, None]).sum(0))
+    return (vectors_33 / values_3) @ vectors_33.mT
 
 
 def _meeting_points(centers_M3: Tensor, rays_M3: Tensor, signed: bool) -> Tensor:

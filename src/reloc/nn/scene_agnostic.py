@@ -31,6 +31,7 @@ from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.nn.encoder import STRIDE, cell_centers
+from reloc.nn.unfilled import unfilled
 
 # Of the softmax over cosines: the best without a network, of 0.002 to 0.05, in a rendered room.
 _TEMPERATURE = 0.02
@@ -338,8 +339,7 @@ def load_decoder(path: Path, num_neighbours: int) -> CoordinateDecoder:
     try:
         state = safetensors.torch.load_file(path)
         width, code = len(state["fine.offset.weight"].T), len(state["fine.compare.weight"].T)
-        # On "meta": random weights, which these replace, would draw from the process's state.
-        with torch.device("meta"):
+        with unfilled():
             decoder = CoordinateDecoder(code, width, num_neighbours)
         decoder.load_state_dict({key: value.float() for key, value in state.items()}, assign=True)
     except (OSError, KeyError, RuntimeError, safetensors.SafetensorError) as error:

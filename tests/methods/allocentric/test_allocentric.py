@@ -336,3 +336,10 @@ def test_depth_is_asked_for_in_a_line(small_room: Scene, built: dict[str, Tensor
         build_map(flat, METHOD.tiny, Run())
     unknown = dataclasses.replace(query, depth=torch.zeros(query.image.shape[1:]))
     assert localizer.localize([unknown])[0].cam_from_world is None
+
+
+def test_views_of_a_guessed_focal_length_are_not_placed(small_room: Scene) -> None:
+    first, *others = small_room.mapping[:3]
+    guessed = dataclasses.replace(first, camera=Camera.guess(240, 180))
+    with pytest.raises(InputError, match=rf"1 of 3 .* {first.name}, .* focal length"):
+        build_map([guessed, *others], METHOD.tiny, Run())

@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import reloc
 from reloc.contract import Run
@@ -39,9 +41,11 @@ def few(room: Scene, **changes: object) -> Scene:
 
 @pytest.fixture(scope="module")
 def taught(small_room: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks that a few views have taught, in two goes."""
+    """Networks that a few views have taught, in two goes: the first of fewer steps."""
     folder = tmp_path_factory.mktemp("taught")
-    pretrain(LITTLE, [few(small_room)], folder, Run())
+    first = pretrain(LITTLE, [few(small_room)], folder, Run())
+    (folder / "first").mkdir()
+    shutil.copy(first, folder / "first")
     return pretrain(dataclasses.replace(LITTLE, steps=5), [few(small_room)], folder, Run())
 
 
@@ -62,6 +66,61 @@ def test_a_folder_goes_on_with_its_own_run_only(taught: Path, small_room: Scene)
         pretrain(other, [few(small_room)], taught.parent, Run())
     with pytest.raises(InputError, match="another scenes"):
         pretrain(LITTLE, [few(small_room, name="other")], taught.parent, Run())
+
+
+def test_what_goes_on_learns_more_and_its_graph_is_taught_anew(taught: Path):
+    """A graph learns from what the network of pairs says: that of another one is not its graph."""
+    before = load_file(taught.parent / "first" / taught.name)
+    after = load_file(taught)
+    assert before.keys() == after.keys()
+    assert torch.equal(before["components"], after["components"])
+    for prefix in ("network.", "graph."):
+        names = [name for name in after if name.startswith(prefix)]
+        assert any(not torch.equal(before[name], after[name]) for name in names)
+    taught_by = {
+        path.parent.parent.name: torch.load(path, weights_only=True)["step"]
+        for path in taught.parent.glob("*/graph/checkpoint.pt")
+    }
+    assert taught_by == {"of-3-steps": LITTLE.graph_steps, "of-5-steps": LITTLE.graph_steps}
+
+
+def test_a_folder_goes_on_with_the_same_views_and_no_fewer_steps_only(
+    taught: Path, small_room: Scene
+):
+    for fewer in ({"steps": 4}, {"steps": 5, "graph_steps": 1}):
+        with pytest.raises(InputError, match=r"as many or more"):
+            pretrain(dataclasses.replace(LITTLE, **fewer), [few(small_room)], taught.parent, Run())
+    room = few(small_room)
+    moved = dataclasses.replace(
+        room.mapping[0],
+        cam_from_world=Rigid3d.exp(torch.ones(6, dtype=torch.float64))
+        @ room.mapping[0].cam_from_world,
+    )
+    other = dataclasses.replace(room, mapping=[moved, *room.mapping[1:]])
+    five = dataclasses.replace(LITTLE, steps=5)
+    with pytest.raises(InputError, match=r"other views or poses"):
+        pretrain(five, [other], taught.parent, Run())
+
+
+def test_settings_that_cannot_be_read_are_refused_in_a_line(
+    taught: Path, small_room: Scene, tmp_path: Path
+):
+    whole = (taught.parent / "settings.json").read_text(encoding="utf-8")
+    for broken in (whole[: len(whole) // 2], "", "[]", "{}"):
+        (tmp_path / "settings.json").write_text(broken, encoding="utf-8")
+        with pytest.raises(InputError, match=r"^[^\n]*settings.json does not say[^\n]*$"):
+            pretrain(LITTLE, [few(small_room)], tmp_path, Run())
+
+
+def test_scenes_of_one_view_teach_nothing(tmp_path: Path, small_room: Scene):
+    one = dataclasses.replace(small_room, mapping=small_room.mapping[:1], queries=())
+    with pytest.raises(InputError, match=r"^no two of the 1 views[^\n]*$"):
+        pretrain(LITTLE, [one], tmp_path, Run())
+
+
+def test_heads_without_a_length_can_be_taught():
+    for head in ("quat+direction", "essential"):
+        assert PretrainRelativeConfig(head=head).network.combination == "triangulate"
 
 
 def test_lengths_without_a_metre_teach_nothing(tmp_path: Path, small_room: Scene):

@@ -126,7 +126,9 @@ def test_a_view_is_found_again_and_sure_of_itself(small_room) -> None:
     answers = reloc.localize(map_, asked)
     for view in small_room.mapping[::8]:
         assert answers[view.name].reference == view.name
-        assert answers[view.name].confidence is None or answers[view.name].confidence > 0.8
+        confidence = answers[view.name].confidence
+        assert confidence is not None
+        assert confidence > 0.8
 
 
 @pytest.mark.data

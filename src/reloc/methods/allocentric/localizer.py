@@ -22,6 +22,7 @@ from reloc.methods.allocentric.peak import Peak, find_peak
 from reloc.methods.allocentric.sightings import sight
 from reloc.nn.encoder import SIZES
 from reloc.nn.shared_encoder import encoder_of_map
+from reloc.nn.unfilled import unfilled
 from reloc.scenes.scene import Query
 
 NETWORK = "network."
@@ -199,7 +200,7 @@ def new_network(config: AllocentricConfig) -> SpatialMemory:
 
 def open_network(tensors: Tensors, config: AllocentricConfig, run: Run) -> SpatialMemory:
     """The network of a map."""
-    with torch.device("meta"):
+    with unfilled():
         network = new_network(config)
     state = {
         name.removeprefix(NETWORK): value.clone()

@@ -74,7 +74,8 @@ def build_map(views: Sequence[View], config: AllocentricConfig, run: Run) -> Ten
     A view that cannot be read, shows nothing, or has no depth, is left out.
 
     Raises:
-        InputError: no view has depth, or none can be used.
+        InputError: no view has depth, or none can be used; or one with depth has no known focal
+            length.
     """
     place = read_place(views, config, run)
     lessons, grid = place.lessons, place.grid
@@ -108,13 +109,21 @@ def read_place(views: Sequence[View], config: AllocentricConfig, run: Run) -> Pl
     """Read the mapping views, find up, and lay out the grid.
 
     Raises:
-        InputError: no view has depth, or none can be used.
+        InputError: no view has depth, or none can be used; or one with depth has no known focal
+            length.
     """
     with_depth = [view for view in views if view.depth_reader is not None]
     if not with_depth:
         raise InputError(
             f"none of the {len(views)} mapping views (from {views[0].name} on) has a depth map, "
             "and a spatial memory is made of what lies where: add depth, or map with sift or ace"
+        )
+    guessed = [view.name for view in with_depth if not view.camera.has_prior_focal]
+    if guessed:
+        raise InputError(
+            f"{len(guessed)} of {len(with_depth)} mapping views with depth, the first is "
+            f"{guessed[0]}, have no known focal length: what they see cannot be placed; pass "
+            "--focal, or add intrinsics"
         )
     step = max(len(with_depth) / config.max_views, 1.0)
     with_depth = [with_depth[int(number * step)] for number in range(int(len(with_depth) / step))]

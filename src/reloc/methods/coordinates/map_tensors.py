@@ -11,6 +11,7 @@ from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.nn.heads import CoordinateHead
 from reloc.nn.landmarks import LandmarkHead, Landmarks
 from reloc.nn.shared_encoder import FrozenEncoder, encoder_record, open_encoder
+from reloc.nn.unfilled import unfilled
 
 HEAD, LANDMARKS, GROWTH = "head.", "landmarks.", "covariance_scale"
 # Held by maps whose answers are refined on their landmarks.
@@ -50,7 +51,7 @@ def head_of(tensors: Tensors, config: CoordinatesConfig, device: str) -> Coordin
     """The layers that a map holds."""
     code = tensors[f"{HEAD}enter.weight"].shape[1]
     num_clusters = len(tensors.get(f"{HEAD}centers", ()))
-    with torch.device("meta"):
+    with unfilled():
         head = CoordinateHead(code, config.width, config.num_blocks, num_clusters)
     head.load_state_dict(
         {

@@ -40,6 +40,10 @@ class CamNetConfig(RelativeConfig):
             raise ValueError(f"fine_share is {self.fine_share}; it must be in (0, 1]")
         if self.fine_neighbours < 1:
             raise ValueError(f"fine_neighbours is {self.fine_neighbours}; it must be at least 1")
+        if self.combination == "triangulate" and self.fine_neighbours < 2:
+            raise ValueError(
+                "a camera is triangulated from several views: fine_neighbours must be at least 2"
+            )
 
 
 def pose_distance(place: Place, pose: Rigid3d, extent: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,21 +26,14 @@ class Combined:
 
     Attributes:
         cam_from_world: float64.
-        agreeing_K: bool, which references agree.
-        sigma_rad: how far their rotations scatter about it, over the root of their number.
-        sigma: likewise their camera centres, in the scene's unit.
+        agreeing_K: bool, which references agree: one at least.
+        covariance: (6, 6) of a left perturbation, by how far those that agree scatter about it, or
+            all where only one does.
     """
 
     cam_from_world: Rigid3d
     agreeing_K: Tensor
-    sigma_rad: float
-    sigma: float
-
-    @property
-    def covariance(self) -> Tensor:
-        """(6, 6), of a left perturbation: the same in all directions."""
-        variance = [self.sigma_rad**2] * 3 + [self.sigma**2] * 3
-        return torch.diag(torch.tensor(variance, dtype=torch.float64))
+    covariance: Tensor
 
 
 def combine(
@@ -58,72 +52,130 @@ def combine(
         reference_from_world: batch (K,).
         log_scale_K2: logarithms of the errors that each is said to have: they weigh.
         how: to combine.
-        unit: of the map: poses further apart than it do not agree.
+        unit: of the map: poses further apart than it do not agree, and a triangulated camera whose
+            place is less certain is none.
         max_angle_deg: further than this, rotations (or directions) do not agree.
         signed: whether a direction points to the query, or only lies on one line with it.
 
     Returns:
-        None where nothing can be said: no answer is finite, or directions meet nowhere.
+        None where nothing can be said: no answer is finite, or directions fix no place.
     """
-    weights_K = (-log_scale_K2.double().mean(-1)).exp()
     said = query_from_reference.to(torch.float64) @ reference_from_world
-    max_angle_rad = torch.deg2rad(torch.tensor(max_angle_deg, dtype=torch.float64))
+    weights_K = (-log_scale_K2.double().mean(-1)).exp()
+    usable_K = said.matrix.isfinite().flatten(1).all(1) & weights_K.isfinite() & (weights_K > 0)
+    index_U = usable_K.nonzero()[:, 0]
+    if not len(index_U):
+        return None
+    said, weights_U = said[index_U], weights_K[index_U]
     # One answer does not scatter: how wrong it may be is then what is said of it.
-    if how == "single" or (how == "average" and len(weights_K) == 1):
-        best = int(weights_K.argmax())
-        alone = torch.arange(len(weights_K)) == best
-        rotation_scale, scale = log_scale_K2[best].double().exp().tolist()
-        pose = said[best]
-        return Combined(pose, alone, rotation_scale, scale * unit) if _finite(pose) else None
-    if how == "average":
-        averaged = average_poses(said, weights_K)
-        if averaged is None:
-            return None
-        angles_K, distances_K = averaged.angles_rad_N, averaged.distances_N
-        agreeing_K = (angles_K < max_angle_rad) & (distances_K < unit)
-        pose = averaged.cam_from_world
+    if how == "single" or (how == "average" and len(index_U) == 1):
+        found = surest(said, weights_U, log_scale_K2[index_U], unit)
+    elif how == "average":
+        found = averaged(said, weights_U, unit, max_angle_deg)
     else:
-        # Rotations first: they are the surer part, and tell which references see the same place.
-        rotation = average_rotations(said.rotation, weights_K)
-        if rotation is None:
-            return None
-        turned_K = angle_between_rad(said.rotation, rotation) < 2 * max_angle_rad
-        centers_K3 = reference_from_world.inverse().translation
-        # In the reference's frame the query is at -Rᵀ t.
-        towards_K3 = said.inverse().translation - centers_K3
-        found = triangulate_camera(
-            centers_K3, towards_K3, weights_K * turned_K, max_angle_deg, signed
-        )
-        if found is None and signed:
-            # Rays that meet nowhere ahead: where little moved, a sign is a matter of noise.
-            found = triangulate_camera(
-                centers_K3, towards_K3, weights_K * turned_K, max_angle_deg, signed=False
-            )
-        if found is None:
-            return None
-        rotation = average_rotations(said.rotation[found.inliers_N], weights_K[found.inliers_N])
-        if rotation is None:
-            return None
-        pose = Rigid3d(rotation, -rotation @ found.center_3)
-        angles_K = angle_between_rad(said.rotation, rotation)
-        agreeing_K = found.inliers_N & (angles_K < max_angle_rad)
-        reach_K = (found.center_3 - centers_K3).norm(dim=-1)
-        towards_K3 = torch.nn.functional.normalize(towards_K3, dim=-1)
-        # How far the ray of each passes the place that was found.
-        distances_K = torch.linalg.cross(found.center_3 - centers_K3, towards_K3).norm(dim=-1)
-        distances_K = torch.minimum(distances_K, reach_K)
-    count = max(1, int(agreeing_K.sum()))
-    scatter = [
-        float(values_K[agreeing_K].median()) if bool(agreeing_K.any()) else float(values_K.median())
-        for values_K in (angles_K, distances_K)
-    ]
-    return Combined(
-        pose,
-        agreeing_K,
-        max(scatter[0], _MIN_ANGLE_RAD) / count**0.5,
-        max(scatter[1], _MIN_DISTANCE * unit) / count**0.5,
-    )
+        places = reference_from_world[index_U]
+        found = triangulated(said, places, weights_U, unit, max_angle_deg, signed)
+    if found is None:
+        return None
+    agreeing_K = torch.zeros_like(usable_K)
+    agreeing_K[index_U] = found.agreeing_K
+    return Combined(found.cam_from_world, agreeing_K, found.covariance)
 
 
-def _finite(pose: Rigid3d) -> bool:
-    return bool(pose.matrix.isfinite().all())
+def surest(said: Rigid3d, weights_K: Tensor, log_scale_K2: Tensor, unit: float) -> Combined:
+    """The one that is thought most of, as wrong as is said of it; arguments as of `combine`."""
+    best = int(weights_K.argmax())
+    alone_K = torch.arange(len(weights_K)) == best
+    rotation_scale, scale = log_scale_K2[best].double().exp().tolist()
+    return Combined(said[best], alone_K, _even(rotation_scale, scale * unit))
+
+
+def averaged(
+    said: Rigid3d, weights_K: Tensor, unit: float, max_angle_deg: float
+) -> Combined | None:
+    """The robust mean of those that agree, in angle and place at once; see `combine`."""
+    limit_rad = math.radians(max_angle_deg)
+    centers_K3 = said.inverse().translation
+    apart_KK = angle_between_rad(said.rotation[:, None], said.rotation[None])
+    near_KK = (apart_KK < limit_rad) & (torch.cdist(centers_K3, centers_K3) < unit)
+    mean = average_poses(said, weights_K * consensus(near_KK, weights_K))
+    if mean is None:
+        return None
+    pose = mean.cam_from_world
+    angles_K = angle_between_rad(said.rotation, pose.rotation)
+    distances_K = (centers_K3 - pose.inverse().translation).norm(dim=-1)
+    agreeing_K = (angles_K < limit_rad) & (distances_K < unit)
+    count = int(agreeing_K.sum())
+    if not count:
+        return None
+    sigma_rad = max(_scatter(angles_K, agreeing_K), _MIN_ANGLE_RAD) / count**0.5
+    sigma = max(_scatter(distances_K, agreeing_K), _MIN_DISTANCE * unit) / count**0.5
+    return Combined(pose, agreeing_K, _even(sigma_rad, sigma))
+
+
+def triangulated(
+    said: Rigid3d,
+    reference_from_world: Rigid3d,
+    weights_K: Tensor,
+    unit: float,
+    max_angle_deg: float,
+    signed: bool,
+) -> Combined | None:
+    """Where directions meet, turned as those say that point there; see `combine`."""
+    limit_rad = math.radians(max_angle_deg)
+    near_KK = angle_between_rad(said.rotation[:, None], said.rotation[None]) < limit_rad
+    # Rotations first: they are the surer part, and tell which references see the same place.
+    rotation = average_rotations(said.rotation, weights_K * consensus(near_KK, weights_K))
+    if rotation is None:
+        return None
+    turned_K = angle_between_rad(said.rotation, rotation) < 2 * limit_rad
+    centers_K3 = reference_from_world.inverse().translation
+    towards_K3 = said.inverse().translation - centers_K3
+    meeting = (centers_K3, towards_K3, weights_K * turned_K, max_angle_deg)
+    found = triangulate_camera(*meeting, signed)
+    if found is None and signed:
+        # Rays that meet nowhere ahead: where little moved, a sign is a matter of noise.
+        found = triangulate_camera(*meeting, signed=False)
+    if found is None:
+        return None
+    inliers_K = found.inliers_N
+    pointing_K = weights_K * inliers_K
+    chosen_K = consensus(near_KK, pointing_K) & inliers_K
+    rotation = average_rotations(said.rotation, weights_K * chosen_K)
+    if rotation is None:
+        return None
+    angles_K = angle_between_rad(said.rotation, rotation)
+    agreeing_K = inliers_K & (angles_K < limit_rad)
+    count = int(agreeing_K.sum())
+    if not count:
+        return None
+    scatter_rad = max(_scatter(angles_K, agreeing_K), _MIN_ANGLE_RAD)
+    # A direction is hardly better known than the rotation that came with it.
+    center_33 = max(found.sigma_rad, scatter_rad) ** 2 * found.spread_33
+    if not bool(center_33.isfinite().all()):
+        return None
+    if float(torch.linalg.eigvalsh(center_33)[-1]) > unit**2:
+        return None
+    covariance = _even(scatter_rad / count**0.5, 0.0)
+    covariance[3:, 3:] = rotation @ center_33 @ rotation.mT
+    return Combined(Rigid3d(rotation, -rotation @ found.center_3), agreeing_K, covariance)
+
+
+def consensus(near_KK: Tensor, weights_K: Tensor) -> Tensor:
+    """Which (K,) answers are near the one that most, by weight, are near to."""
+    near_K: Tensor = near_KK[int((near_KK * weights_K).sum(1).argmax())]
+    return near_K
+
+
+def _scatter(off_K: Tensor, agreeing_K: Tensor) -> float:
+    """Standard deviation, one degree of freedom spent on the mean.
+
+    Where fewer than two agree, all count: that they contradict one another is what is known.
+    """
+    off = off_K[agreeing_K] if int(agreeing_K.sum()) > 1 else off_K
+    return float((off.square().sum() / max(1, len(off) - 1)).sqrt())
+
+
+def _even(sigma_rad: float, sigma: float) -> Tensor:
+    """A covariance that is the same in all directions."""
+    return torch.diag(torch.tensor([sigma_rad**2] * 3 + [sigma**2] * 3, dtype=torch.float64))

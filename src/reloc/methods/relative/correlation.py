@@ -55,7 +55,7 @@ def match_both_ways(
     """Matches of the first images in the second ones, and of the second in the first.
 
     Args:
-        codes0_BLP: of unit length.
+        codes0_BLP: of unit length; zeros of a cell that is to match nothing.
         codes1_BLP: likewise.
         rays0_BL2: of the cells of the first images.
         rays1_BL2: of the second.
@@ -158,6 +158,12 @@ def _weights(score_BL: Tensor, best_BL: Tensor, back_BL: Tensor, columns: int) -
     return score_BL.clamp_min(0) * (-away_BL / (2 * _CYCLE_CELLS**2)).exp()
 
 
+def mean_belief(weight_BL: Tensor, codes_BLP: Tensor) -> Tensor:
+    """The mean (B,) of weights over cells that have a code; of those without, they are zeros."""
+    usable_B = codes_BLP.any(-1).sum(-1)
+    return weight_BL.mean(-1) * (weight_BL.shape[-1] / usable_B.clamp_min(1))
+
+
 def beliefs(codes_LP: Tensor, codes_KLP: Tensor, grid: tuple[int, int]) -> Tensor:
     """How much the matches of a frame with others are believed (K,), in the mean over its cells.
 
@@ -165,7 +171,8 @@ def beliefs(codes_LP: Tensor, codes_KLP: Tensor, grid: tuple[int, int]) -> Tenso
     """
     volume_KLL = codes_LP @ codes_KLP.mT
     score_KL, best_KL = volume_KLL.max(2)
-    return _weights(score_KL, best_KL, volume_KLL.argmax(1), grid[1]).mean(1)
+    weight_KL = _weights(score_KL, best_KL, volume_KLL.argmax(1), grid[1])
+    return mean_belief(weight_KL, codes_LP)
 
 
 @dataclass(frozen=True, eq=False)

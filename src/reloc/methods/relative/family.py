@@ -24,6 +24,7 @@ from reloc.methods.relative.correlation import (
     coarse_codes,
     coarse_grid,
     match_both_ways,
+    mean_belief,
 )
 from reloc.methods.relative.frames import Frame, FrameReader, Frames
 from reloc.methods.relative.heads import HEADS
@@ -41,6 +42,7 @@ from reloc.methods.relative.pairs import look, nearest_frames
 from reloc.methods.relative.shared import NETWORK
 from reloc.nn.descriptors.whitening import Whitening
 from reloc.nn.shared_encoder import encoder_of_map, encoder_record
+from reloc.nn.unfilled import unfilled
 from reloc.scenes.scene import Query, View
 
 GROWTH = "covariance_scale"
@@ -154,7 +156,7 @@ def open_pair_network(
     tensors: Tensors, config: RelativeConfig, run: Run, prefix: str = NETWORK
 ) -> PairNetwork:
     """The network of pairs of a map."""
-    with torch.device("meta"):
+    with unfilled():
         network = new_pair_network(config)
     load_network(network, tensors, run, prefix)
     return network
@@ -280,18 +282,18 @@ class RelativeLocalizer:
             channels_KChw.half().float(), codes_1LP[..., : self.config.scene_codes]
         )
         edges = (network or self.network)(channels, guess)
-        return Asked(frame, reference_K, edges, matches.weight_BL.mean(1).cpu())
+        belief_K = mean_belief(matches.weight_BL, codes_1LP)
+        return Asked(frame, reference_K, edges, belief_K.cpu())
 
     def combined(self, asked: Asked) -> Combined | None:
         """One pose of the references' answers."""
         config, place = self.config, self.place
         poses = asked.edges.query_from_reference(config.head, place.unit)
-        has_scale = HEADS[config.head].has_scale
         return combine(
             poses.to("cpu"),
             place.cam_from_world[asked.reference_K],
             asked.edges.log_scale_2.cpu(),
-            config.combination if has_scale else "triangulate",
+            config.combination,
             place.unit,
             config.max_angle_deg,
             HEADS[config.head].has_sign,

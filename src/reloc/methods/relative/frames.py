@@ -25,6 +25,9 @@ _MIN_CONTRAST = 1.0
 # Codes are stored as whole numbers: a unit vector of 64 numbers has none beyond this, nearly.
 _CODE_STEP = 1 / 254
 _GEM_POWER = 3.0
+# Length on the plane z = 1 beyond which rays are not looked at: 72 degrees off the axis, where that
+# plane is too far off to compare places on it.
+_MAX_RAY = 3.0
 # Cells of this many images give the principal components of the codes.
 _MAX_COMPONENT_CELLS = 20_000
 
@@ -34,8 +37,9 @@ class Frame:
     """One image on the grid of a map.
 
     Attributes:
-        codes_LP: unit vectors, float32: L = h * w cells, row by row.
-        rays_L2: on the plane z = 1 of the image's camera, without distortion; float32.
+        codes_LP: unit vectors, float32: L = h * w cells, row by row. Zeros where a cell has no ray
+            or one too far off the axis: then it matches nothing.
+        rays_L2: on the plane z = 1 of the image's camera, without distortion; float32; zeros there.
         vector_G: of the whole image, to be whitened; float32.
     """
 
@@ -49,8 +53,8 @@ class Frames:
     """Images on the grid of a map.
 
     Attributes:
-        codes_NLP: int8, times 254.
-        rays_KL2: of each camera, float32.
+        codes_NLP: int8, times 254; zeros as of `Frame`.
+        rays_KL2: of each camera, float32; likewise.
         camera_N: int64, which camera an image is of.
         vectors_NG: float32.
     """
@@ -61,7 +65,7 @@ class Frames:
     vectors_NG: Tensor
 
     def codes(self, index: Tensor) -> Tensor:
-        """Codes (..., L, P) float32, of unit length."""
+        """Codes (..., L, P) float32, of unit length or zeros."""
         return functional.normalize(self.codes_NLP[index].float(), dim=-1)
 
     def rays(self, index: Tensor) -> Tensor:
@@ -99,6 +103,8 @@ class FrameReader:
             return None
         codes_LP = functional.normalize(codes_LC @ self.components_CP, dim=-1)
         rays_L2 = cell_rays(with_focal(camera, self.focal_ratio), self.size)
+        seen_L1 = is_ahead(rays_L2)[:, None]
+        codes_LP, rays_L2 = codes_LP.where(seen_L1, 0.0), rays_L2.where(seen_L1, 0.0)
         return Frame(codes_LP, rays_L2, pooled(codes_LC))
 
 
@@ -130,13 +136,16 @@ def encode_image(encoder: FrozenEncoder, image_3HW: Tensor, size: tuple[int, int
 
 
 def cell_rays(camera: Camera, size: tuple[int, int]) -> Tensor:
-    """Rays (L, 2) float32 of the cells of an image brought to `size`."""
+    """Rays (L, 2) float32 of the cells of an image brought to `size`; NaN where there is none."""
     width, height = size
     pixels_L2 = cell_centers(height // STRIDE, width // STRIDE).double()
     pixels_L2 *= torch.tensor([camera.width / width, camera.height / height])
-    rays_L2 = camera.cam_from_img(pixels_L2)
-    # Beyond the fold of a distortion there is no ray: the cell stays, straight ahead and unused.
-    return rays_L2.nan_to_num().float()
+    return camera.cam_from_img(pixels_L2).float()
+
+
+def is_ahead(rays_L2: Tensor) -> Tensor:
+    """Which cells (L,) have a ray that is near enough to the axis to be used."""
+    return rays_L2.norm(dim=-1) <= _MAX_RAY
 
 
 def pooled(codes_LC: Tensor) -> Tensor:
@@ -203,6 +212,9 @@ def read_views(
     distinct = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     rays_KL2 = torch.stack([cell_rays(cameras[keys.index(key)], size) for key in distinct])
     camera_N = torch.tensor([distinct[key] for key in keys])
+    seen_KL1 = is_ahead(rays_KL2)[..., None]
+    codes_NLP *= seen_KL1[camera_N]
+    rays_KL2 = rays_KL2.where(seen_KL1, 0.0)
     frames = Frames(codes_NLP, rays_KL2, camera_N, torch.stack(vectors))
     return FrameReader(encoder, size, components_CP, ratio), frames, kept
 

@@ -18,6 +18,7 @@ from reloc.methods.relative.learning import Lesson, Place
 from reloc.methods.relative.network import Edges, PairNetwork, edge_loss
 from reloc.methods.relative.pairs import targets
 from reloc.methods.relative.shared import GRAPH
+from reloc.nn.unfilled import unfilled
 from reloc.training.fit import fit
 from reloc.training.stages import stage
 
@@ -158,7 +159,7 @@ def train_graph(
     """
     pairs, place = lesson.pairs, lesson.place
     if lesson.shared is not None:
-        with torch.device("meta"):
+        with unfilled():
             graph = GraphNetwork(config)
         return lesson.shared.fill(graph, GRAPH, run)
     said = learning.said_of(lesson, network, config, run, torch.arange(len(pairs)))

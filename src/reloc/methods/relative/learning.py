@@ -22,6 +22,7 @@ from reloc.methods.relative.pairs import Pairs, choose_pairs, match_pairs, targe
 from reloc.methods.relative.shared import NETWORK, Shared, open_shared
 from reloc.nn.descriptors.whitening import Whitening, fit_whitening
 from reloc.nn.shared_encoder import open_encoder
+from reloc.nn.unfilled import unfilled
 from reloc.scenes.scene import View
 from reloc.training.fit import FitConfig, fit
 from reloc.training.schedule import one_cycle
@@ -77,6 +78,14 @@ class Lesson:
     shared: Shared | None = None
 
 
+def distinct_views(views: Sequence[View], count: int) -> list[int]:
+    """Indices of the views that differ, evenly spaced where these are more than `count`."""
+    poses = Rigid3d.stack([view.cam_from_world for view in views])
+    distinct = select_distinct_views(poses, _MIN_VIEW_DISTANCE, _MIN_VIEW_ANGLE_DEG)
+    step = max(1.0, len(distinct) / count)
+    return [distinct[int(number * step)] for number in range(int(len(distinct) / step))]
+
+
 def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     """Read the distinct mapping views, and match pairs of them.
 
@@ -88,10 +97,7 @@ def prepare(views: Sequence[View], config: RelativeConfig, run: Run) -> Lesson:
     """
     shared = None if config.trains else open_shared(config)
     encoder = open_encoder(config.encoder, run)
-    poses = Rigid3d.stack([view.cam_from_world for view in views])
-    distinct = select_distinct_views(poses, _MIN_VIEW_DISTANCE, _MIN_VIEW_ANGLE_DEG)
-    step = max(1.0, len(distinct) / config.num_images)
-    chosen = [distinct[int(number * step)] for number in range(int(len(distinct) / step))]
+    chosen = distinct_views(views, config.num_images)
     trials = left_out(len(chosen), _VIEWS_PER_TRIAL, _MAX_TRIALS)
     # A handful of views can spare none.
     trials = trials if len(chosen) > 2 * _VIEWS_PER_TRIAL else range(0)
@@ -194,7 +200,7 @@ def train_pair_network(
         on_checkpoint: see `fit`.
     """
     if lesson.shared is not None:
-        with torch.device("meta"):
+        with unfilled():
             network = new_pair_network(config)
         return lesson.shared.fill(network, NETWORK, run)
     with torch.random.fork_rng():

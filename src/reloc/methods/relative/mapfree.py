@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reloc.contract import Localizer, Method, Run, Tensors
-from reloc.estimation.two_photos import TwoPhotosConfig
+from reloc.estimation.two_photos import TwoPhotosConfig, usual_config
 from reloc.methods.relative import family
 from reloc.methods.relative.config import TINY, RelativeConfig
 from reloc.methods.relative.photo_matching import PhotoMatchingLocalizer
@@ -20,13 +20,14 @@ from reloc.scenes.scene import View
 class MapfreeConfig(RelativeConfig):
     """Settings of map-free relocalization."""
 
-    matching: Literal["none", "sift", "orb"] = "none"
+    matching: Literal["none", "sift", "orb", "encoder", "alike", "r2d2", "superpoint"] = "none"
     """Local features that say relative poses instead of the network: no training, and one photo is
-    enough of a map where it has depth."""
+    enough of a map where it has depth. Weights of the last three are looked for in the folder
+    RELOC_WEIGHTS."""
     solver: Literal["essential", "pnp", "kabsch"] = "pnp"
     """Of local features: the essential matrix with its scale from depth, PnP with the depth of
-    either photo, or points measured in both. Without depth, essential matrices to several photos
-    are triangulated."""
+    either photo, or points measured in both, which mapping views and queries then must have.
+    Otherwise, without depth, essential matrices to several photos are triangulated."""
     max_keypoints: int = 2000
     """Of local features: strongest keypoints of each photo."""
 
@@ -35,7 +36,7 @@ def build_map(views: Sequence[View], config: MapfreeConfig, run: Run) -> Tensors
     """Learn from pairs of the views, or only describe them."""
     if config.matching == "none":
         return family.build_map(views, config, run)
-    return build_matching_map(views, _two_photos(config), True, run)
+    return build_matching_map(views, _two_photos(config), config.num_images, run)
 
 
 def localizer(tensors: Tensors, config: MapfreeConfig, run: Run) -> Localizer:
@@ -48,9 +49,9 @@ def localizer(tensors: Tensors, config: MapfreeConfig, run: Run) -> Localizer:
 
 
 def _two_photos(config: MapfreeConfig) -> TwoPhotosConfig:
-    return TwoPhotosConfig(
-        features="orb" if config.matching == "orb" else "sift",
-        max_side_px=1024,
+    features = "sift" if config.matching == "none" else config.matching
+    return replace(
+        usual_config(features, 1024),
         max_keypoints=config.max_keypoints,
         # Without any depth there is nothing else to do than the essential matrix.
         solver=None if config.solver == "pnp" else config.solver,
@@ -80,6 +81,7 @@ METHOD = Method(
         "sift-essential": MapfreeConfig(matching="sift", solver="essential"),
         "sift-kabsch": MapfreeConfig(matching="sift", solver="kabsch"),
         "orb": MapfreeConfig(matching="orb", max_keypoints=3000),
+        "r2d2": MapfreeConfig(matching="r2d2"),
     },
     uses_depth=True,
     # Without training.

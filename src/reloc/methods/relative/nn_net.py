@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.relative import family
 from reloc.methods.relative.combine import Combination
-from reloc.methods.relative.config import TINY, RelativeConfig
+from reloc.methods.relative.config import FEW_PLACES, TINY, RelativeConfig
 from reloc.methods.relative.heads import HeadName
 from reloc.scenes.scene import View
 
@@ -55,6 +55,7 @@ METHOD = Method(
     ),
     build_map=build_map,
     localizer=localizer,
+    expected_failures=FEW_PLACES,
     presets={
         # Lengths are predicted, too, and the poses averaged.
         "average": NnNetConfig(head="quat+t", combination="average", max_angle_deg=15.0),

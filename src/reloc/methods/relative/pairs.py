@@ -17,6 +17,7 @@ from reloc.methods.relative.correlation import (
     channels_of,
     guess_pose,
     match_both_ways,
+    mean_belief,
 )
 from reloc.methods.relative.frames import Frames
 
@@ -106,11 +107,12 @@ def match_pairs(
         codes = [frames.codes(index).to(run.device) for index in (first_K, second_K)]
         rays = [frames.rays(index).to(run.device) for index in (first_K, second_K)]
         both = match_both_ways(codes[0], codes[1], rays[0], rays[1], grid, consensus)
-        for matches, own_rays in zip(both, rays, strict=True):
+        for matches, own_codes, own_rays in zip(both, codes, rays, strict=True):
             part = slice(done, done + len(first_K))
             guess, channels_KChw = look(matches, own_rays, grid)
             channels[part], turns[part] = channels_KChw.half().cpu(), guess.turn_B33.cpu()
-            headings[part], belief[part] = guess.heading_B3.cpu(), matches.weight_BL.mean(1).cpu()
+            headings[part] = guess.heading_B3.cpu()
+            belief[part] = mean_belief(matches.weight_BL, own_codes).cpu()
             done += len(first_K)
     # The order in which they were made: a batch one way round, then the other.
     query, reference = [], []

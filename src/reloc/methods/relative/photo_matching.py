@@ -28,6 +28,7 @@ from reloc.input_error import InputError
 from reloc.maps import tensor_to_text, text_to_tensor
 from reloc.methods.relative.combine import combine
 from reloc.methods.relative.focal import focal_ratio, known_focal_ratio, with_focal
+from reloc.methods.relative.learning import distinct_views
 from reloc.nn.descriptors import fit_descriptor, open_descriptor
 from reloc.nn.local_features import LocalFeatures
 from reloc.scenes.scene import Query, View
@@ -40,22 +41,33 @@ _HALF_SURE_INLIERS, _CONFIDENCE_SLOPE = 20.0, 2.5
 _MIN_WAY = 0.1
 
 
-def build_map(
-    views: Sequence[View], config: TwoPhotosConfig, with_depth: bool, run: Run
-) -> Tensors:
+def build_map(views: Sequence[View], config: TwoPhotosConfig, num_images: int, run: Run) -> Tensors:
     """Keypoints of the views, and vectors to retrieve these by.
+
+    Args:
+        views: of which, where there are more, the most distinct are kept.
+        config: of the features.
+        num_images: how many at most.
+        run: device, progress.
 
     Raises:
         InputError: an image cannot be read, or none shows anything; or there is depth, and the
-            focal length of no view is known.
+            focal length of no view is known; or none, and the solver needs it.
     """
-    measured = with_depth and any(view.depth_reader is not None for view in views)
+    if len(views) > num_images:
+        views = [views[index] for index in distinct_views(views, num_images)]
+    measured = any(view.depth_reader is not None for view in views)
+    if config.solver == "kabsch" and not measured:
+        raise InputError(
+            f"none of the {len(views)} mapping views, the first is {views[0].name}, has depth, and "
+            "--solver kabsch aligns points that are measured: add depth, or map with --solver pnp"
+        )
     # Without any depth or focal length, one focal length fits two photos of one size.
     if measured or any(view.camera.has_prior_focal for view in views):
         known_focal_ratio(views, run)
     described: list[tuple[View, DescribedPhoto]] = []
     for view in run.progress.track(views, "describing"):
-        photo = describe_photo(view.query(with_depth=with_depth), config)
+        photo = describe_photo(view.query(), config)
         if len(photo.features):
             described.append((view, photo))
     if not described:
@@ -140,6 +152,11 @@ class PhotoMatchingLocalizer:
         return [self._localize(query) for query in queries]
 
     def _localize(self, query: Query) -> PoseEstimate:
+        if self._config.solver == "kabsch" and query.depth is None:
+            raise InputError(
+                f"query {query.name} has no depth, and --solver kabsch aligns points that are "
+                "measured in both photos: add depth, or map with --solver pnp"
+            )
         vector_D = self._descriptor.describe(query.image)
         # Of an unknown focal length that of the mapping views is the best guess.
         camera = with_focal(query.camera, self._focal_ratio)
@@ -172,7 +189,10 @@ class PhotoMatchingLocalizer:
         )
         if combined is None:
             return PoseEstimate(None)
-        best = int(inliers_K.argmax())
+        # What does not agree with the answer is no evidence for it, however sure of itself.
+        best = int((inliers_K * combined.agreeing_K).argmax())
+        agreeing = combined.agreeing_K.nonzero()[:, 0].tolist()
+        cameras = [used[index][1].camera1 for index in agreeing]
         confidence = 1 / (1 + (float(inliers_K[best]) / _HALF_SURE_INLIERS) ** -_CONFIDENCE_SLOPE)
         return PoseEstimate(
             combined.cam_from_world,
@@ -180,6 +200,7 @@ class PhotoMatchingLocalizer:
             covariance=combined.covariance,
             num_inliers=int(inliers_K[best]),
             reference=self._names[used[best][0]],
+            camera=None if query.camera.has_prior_focal else _median_focal(cameras),
         )
 
     def _unit_of_lengths(
@@ -197,6 +218,12 @@ class PhotoMatchingLocalizer:
             way = float(pose.cam1_from_cam0.translation.norm())
             units.append(max(way, _MIN_WAY * depth))
         return median(units)
+
+
+def _median_focal(cameras: Sequence[Camera]) -> Camera:
+    """Cameras of one query, each with a focal length that was estimated."""
+    focal = median(float(camera.focal.mean()) for camera in cameras)
+    return cameras[0].with_focal(focal, has_prior_focal=False)
 
 
 def _spread(cam_from_world: Rigid3d) -> float:

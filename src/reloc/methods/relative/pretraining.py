@@ -7,6 +7,7 @@ in each of them and in the next place; the pairs of a scene are matched once, an
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,7 @@ from reloc.nn.weights import EncoderName
 from reloc.provenance import training_record, working_copy_commit
 from reloc.scenes.scene import Scene, View
 from reloc.training.room_pairs import FIRST_TRAINING_SEED
+from reloc.training.stages import stage
 
 # Rooms kept apart, which have seeds below those that are learned from.
 _FIRST_JUDGING_SEED = 900
@@ -107,6 +109,7 @@ class PretrainRelativeConfig:
             short_side_px=min(SIZE),
             code=self.code,
             head=self.head,
+            combination="average" if HEADS[self.head].has_scale else "triangulate",
             consensus=self.consensus,
             scene_codes=self.scene_codes,
             width=self.width,
@@ -134,7 +137,7 @@ def pretrain(
 
     Raises:
         InputError: there is no renderer or nothing to learn from, a scene is not metric, or
-            `folder` has a run of other settings.
+            `folder` has a run of other settings, other views or more steps.
     """
     for scene in scenes:
         if not scene.metric:
@@ -144,7 +147,7 @@ def pretrain(
             )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    _claim(config, [scene.name for scene in scenes], run.seed, folder / "settings.json")
+    _claim(config, scenes, run.seed, folder / "settings.json")
 
     def room(seed: int) -> Teacher:
         return room_teacher(seed, config.max_zoom, folder / "rooms")
@@ -186,7 +189,9 @@ def pretrain(
         if config.num_graph_rooms:
             others = [matched_pairs(teacher) for teacher in rooms[num_pair_rooms:]]
             lesson = as_one_lesson(others, reader)
-        graph = train_graph(lesson, network, network_config, checkpoints)
+        # What was learned from a network of fewer steps is not gone on with.
+        taught_by = stage(checkpoints, f"of-{config.steps}-steps")
+        graph = train_graph(lesson, network, network_config, taught_by)
         tensors |= network_tensors(graph, GRAPH)
     save_shared(path, components_CP, tensors, network_config)
     record: dict[str, object] = {
@@ -234,15 +239,49 @@ def _evenly(scene: Scene, config: PretrainRelativeConfig) -> Sequence[View]:
     return [scene.mapping[int(n * step)] for n in range(int(len(scene.mapping) / step))]
 
 
-def _claim(config: PretrainRelativeConfig, scenes: Sequence[str], seed: int, path: Path) -> None:
-    """Write what a folder's run is of; raise InputError where it is of other settings."""
-    asked = {**asdict(config), "scenes": list(scenes), "seed": seed}
+def _claim(config: PretrainRelativeConfig, scenes: Sequence[Scene], seed: int, path: Path) -> None:
+    """Write what a folder's run is of, whole or not at all.
+
+    Raises:
+        InputError: it is of other settings, of more steps, or of other views; or cannot be read.
+    """
+    names = [scene.name for scene in scenes]
+    asked = {**asdict(config), "scenes": names, "views": [_sha256(scene) for scene in scenes]}
+    asked["seed"] = seed
     if path.exists():
-        made = json.loads(path.read_text(encoding="utf-8"))
-        different = [k for k in asked if k not in _MAY_GROW and made.get(k) != asked[k]]
+        try:
+            made = json.loads(path.read_text(encoding="utf-8"))
+            different = [k for k in asked if k not in _MAY_GROW and made.get(k) != asked[k]]
+            fewer = [k for k in _MAY_GROW if made[k] > asked[k]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"{path} does not say what its folder's run is of ({reason}): give another folder, "
+                "or remove this one"
+            ) from error
         if different:
             raise InputError(
                 f"{path.parent} has a run with another {different[0]}: give the same settings to "
                 "go on with it, or another folder"
+                if different[0] != "views"
+                else f"{path.parent} has a run with scenes of these names and other views or "
+                "poses: give another folder"
             )
-    path.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+        if fewer:
+            name = fewer[0].replace("_", " ")
+            raise InputError(
+                f"{path.parent} has a run of {made[fewer[0]]} {name}, and {asked[fewer[0]]} are "
+                "asked for: give as many or more, or another folder"
+            )
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
+def _sha256(scene: Scene) -> str:
+    """Of the names, poses and cameras of a scene's mapping views."""
+    digest = hashlib.sha256()
+    for view in scene.mapping:
+        pose = view.cam_from_world.matrix.tolist()
+        digest.update(json.dumps([view.name, pose, view.camera.as_dict()]).encode())
+    return digest.hexdigest()

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.relative import family, learning
 from reloc.methods.relative.config import TINY
@@ -20,6 +18,7 @@ from reloc.methods.relative.graph import (
 )
 from reloc.methods.relative.pretraining import pretrain
 from reloc.methods.relative.shared import GRAPH
+from reloc.nn.unfilled import unfilled
 from reloc.scenes.scene import View
 
 
@@ -42,7 +41,7 @@ def localizer(tensors: Tensors, config: RelposeGnnConfig, run: Run) -> Localizer
     network = family.open_pair_network(tensors, config, run)
     refine = None
     if config.recursions:
-        with torch.device("meta"):
+        with unfilled():
             graph = GraphNetwork(config)
         family.load_network(graph, tensors, run, GRAPH)
 
@@ -69,7 +68,8 @@ METHOD = Method(
     localizer=localizer,
     pretrain=pretrain,
     presets={
-        # What the paper does where this differs: one edge answers, and no pose is told.
+        # Two of the things that the paper does otherwise: one edge answers, and messages know no
+        # poses. Its edges, differences of world poses, and its trained trunk are not here.
         "paper": RelposeGnnConfig(combination="single", known_poses=False),
         "no-graph": RelposeGnnConfig(recursions=0),
         # Nothing is trained: networks that rendered rooms have taught.

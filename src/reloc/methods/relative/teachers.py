@@ -133,7 +133,11 @@ def matched(
 
 
 def as_one_lesson(parts: Sequence[Mapping[str, Tensor]], reader: FrameReader) -> Lesson:
-    """All scenes as one: a pair is of two views of one scene."""
+    """All scenes as one: a pair is of two views of one scene.
+
+    Raises:
+        InputError: there is no pair.
+    """
 
     def joined(name: str, counted: str = "") -> Tensor:
         """Tensors of all parts; indices into `counted` are moved past those of the parts before."""
@@ -144,6 +148,11 @@ def as_one_lesson(parts: Sequence[Mapping[str, Tensor]], reader: FrameReader) ->
         )
 
     codes_NLP = joined("codes")
+    if not any(len(part["query"]) for part in parts):
+        raise InputError(
+            f"no two of the {len(codes_NLP)} views of {len(parts)} scenes are of one scene, and "
+            "relative poses are learned from pairs: give scenes of more views"
+        )
     nothing = torch.zeros(len(codes_NLP), 1)
     frames = Frames(codes_NLP, joined("rays"), joined("camera", "rays"), nothing)
     plain = Whitening(torch.zeros(0), torch.zeros(0, 0), torch.zeros(0))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from reloc.input_error import InputError
 from reloc.nn.backbones.checkpoint import load_checkpoint
 from reloc.nn.encoder import SIZES, Encoder
+from reloc.nn.unfilled import unfilled
 from reloc.nn.weights import encoder_path, load_encoder
 
 TrunkName = Literal[
@@ -103,8 +104,7 @@ def load_trunk(name: TrunkName, weights: Path | None) -> Trunk:
             f"the trunk {name} ships without weights: give its checkpoint with --trunk-weights "
             "FILE (docs/absolute.md says which), or use the trunk encoder"
         )
-    # On "meta": random weights, which these replace, would draw from the process's random state.
-    with torch.device("meta"):
+    with unfilled():
         network = make_network(name)
     load_checkpoint(network, weights)
     _forget_names(network)
@@ -121,7 +121,7 @@ def restore_trunk(name: TrunkName, state: Mapping[str, Tensor]) -> Trunk:
     Raises:
         InputError: they are not those of the network.
     """
-    with torch.device("meta"):
+    with unfilled():
         network = Encoder(SIZES["base"]) if name == "encoder" else make_network(name)
     _forget_names(network)
     try:

@@ -52,7 +52,7 @@ class DenseVladConfig:
     num_words: int = 128
     """Words of the vocabulary."""
     num_dimensions: int = 256
-    """Of the vectors, after whitening; at most one for each two mapping images."""
+    """Of the vectors, after whitening; at most two for three mapping images."""
 
     def __post_init__(self) -> None:
         for name in ("max_side_px", "grid_px", "num_words", "num_dimensions"):

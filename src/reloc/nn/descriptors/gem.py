@@ -32,7 +32,7 @@ class GemConfig:
     power: float = 3.0
     """Of the mean; 1 is the mean, infinity the maximum."""
     num_dimensions: int = 128
-    """Of the vectors, after whitening; at most one for each two mapping images."""
+    """Of the vectors, after whitening; at most two for three mapping images."""
 
     def __post_init__(self) -> None:
         for name in ("short_side_px", "power", "num_dimensions"):

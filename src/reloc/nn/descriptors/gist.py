@@ -45,7 +45,7 @@ class GistConfig:
     grid: int = 4
     """Parts of the image along each side."""
     num_dimensions: int = 128
-    """Of the vectors, after whitening; at most one for each two mapping images. 0: no whitening."""
+    """Of the vectors, after whitening; at most two for three mapping images. 0: no whitening."""
 
     def __post_init__(self) -> None:
         for name in ("num_scales", "num_directions", "grid"):

@@ -45,7 +45,7 @@ class NetVladConfig:
     num_words: int = 64
     """Words of the vocabulary."""
     num_dimensions: int = 256
-    """Of the vectors, after whitening; at most one for each two mapping images."""
+    """Of the vectors, after whitening; at most two for three mapping images."""
 
     def __post_init__(self) -> None:
         for name in ("short_side_px", "num_words", "num_dimensions"):
