@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reloc.input_error import InputError
 from reloc.nn.encoder import SIZES, Encoder
+from reloc.nn.unfilled import unfilled
 
 EncoderName = Literal["base", "small"]
 """Encoders that ship: small takes a third of the time, and loses a little."""
@@ -122,8 +123,7 @@ def with_published_weights(make: Callable[[], NetworkT], name: PublishedName) ->
     Raises:
         InputError: the weights are not there, or are those of another network.
     """
-    # On "meta": random weights, which these replace, would draw from the process's random state.
-    with torch.device("meta"):
+    with unfilled():
         network = make()
     state = load_published(name)
     try:
@@ -163,8 +163,7 @@ def load_encoder(path: Path, name: str) -> Encoder:
     Raises:
         InputError: the file is missing, or holds no encoder of that size.
     """
-    # On "meta": random weights, which these replace, would draw from the process's random state.
-    with torch.device("meta"):
+    with unfilled():
         encoder = Encoder(SIZES[name])
     try:
         state = safetensors.torch.load_file(path)
