@@ -34,7 +34,7 @@ from reloc.training.pretrain_matcher import (
 from reloc.training.room_pairs import RenderedRoom
 
 CONFIG = PretrainGomatchConfig(
-    num_rooms=1, width=16, num_layers=2, max_points=90, batch_pairs=4, steps=30
+    num_rooms=1, width=16, num_layers=2, max_points=150, batch_pairs=4, steps=30
 )
 
 
@@ -97,6 +97,7 @@ def test_fillings_teach_nothing(room: DetectedRoom) -> None:
     torch.testing.assert_close(matching_loss(matcher, batch), together)
 
 
+@pytest.mark.slow
 def test_a_matcher_learns(room: DetectedRoom) -> None:
     matcher = new_matcher(CONFIG, Run())
     before = judge(matcher, [room], CONFIG, Run())

@@ -24,6 +24,7 @@ from reloc.scenes.scene import View
 from reloc.scenes.synthetic import synthetic_scene
 from reloc.training.pretrain_decoder import PretrainSanetConfig, pretrain_decoder
 from reloc.training.pretrain_encoder import PretrainEncoderConfig, pretrain_encoder
+from reloc.training.pretrain_matcher import PretrainGomatchConfig, pretrain_matcher
 from reloc.training.room_pairs import FIRST_TRAINING_SEED
 
 
@@ -83,6 +84,26 @@ class PretrainSanetArguments(CommonArguments):
 
 
 @dataclass(frozen=True)
+class PretrainGomatchArguments(CommonArguments):
+    """Train the matcher that maps of gomatch share, on rendered rooms, in half an hour.
+
+    FOLDER is written from the first checkpoint on: the weights in fp16, a .json of what they are
+    made of, and log.txt. After Ctrl-C, or a kill, the same command goes on; with more --steps it
+    goes further. `reloc map gomatch SCENE --matcher FILE` makes a map for other weights than those
+    that ship.
+    """
+
+    what: Annotated[tyro.conf.Positional[Literal["gomatch"]], tyro.conf.arg(metavar="WHAT")]
+    """gomatch: how two sets of points lie to which of them are the same."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of the checkpoint and the weights; one that has a checkpoint is gone on with."""
+    machine: Machine = field(default_factory=MachineOptions)
+    config: Annotated[PretrainGomatchConfig, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainGomatchConfig
+    )
+
+
+@dataclass(frozen=True)
 class PretrainRelativeArguments(CommonArguments):
     """Train the networks by which relpose-gnn:unseen and mapfree:unseen know places never seen.
 
@@ -112,6 +133,8 @@ def _arguments_for(words: Sequence[str]) -> tuple[type[CommonArguments], str] | 
         return PretrainForestArguments, "reloc pretrain"
     if words and words[0] == "sanet":
         return PretrainSanetArguments, "reloc pretrain"
+    if words and words[0] == "gomatch":
+        return PretrainGomatchArguments, "reloc pretrain"
     if words and words[0] == "relative":
         return PretrainRelativeArguments, "reloc pretrain"
     return None
@@ -142,6 +165,7 @@ def _run(
     arguments: PretrainArguments
     | PretrainForestArguments
     | PretrainSanetArguments
+    | PretrainGomatchArguments
     | PretrainRelativeArguments,
     progress: Progress,
 ) -> Answer:
@@ -151,6 +175,8 @@ def _run(
     with _log_file(run.log, arguments.out / "log.txt"):
         if isinstance(arguments, PretrainSanetArguments):
             path = pretrain_decoder(arguments.config, arguments.out, run)
+        elif isinstance(arguments, PretrainGomatchArguments):
+            path = pretrain_matcher(arguments.config, arguments.out, run)
         elif isinstance(arguments, PretrainRelativeArguments):
             scenes = [load_scene(folder, LoadOptions()) for folder in arguments.scenes]
             path = pretrain_relative(arguments.config, scenes, arguments.out, run)
@@ -193,6 +219,7 @@ COMMAND = Command(
         "reloc pretrain encoder --out with-photos --photos data/photos --num-pictures 0",
         "reloc pretrain adaptive-forest --out forest",
         "reloc pretrain sanet --out decoder",
+        "reloc pretrain gomatch --out matcher",
         "reloc pretrain relative --out pairs",
         "reloc pretrain relative --out pairs data/7scenes/redkitchen data/7scenes/heads",
     ],

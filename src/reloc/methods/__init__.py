@@ -20,6 +20,7 @@ METHODS = {
     "active-search": "reloc.methods.matching.active_search",
     "r2d2": "reloc.methods.matching.r2d2",
     "hloc": "reloc.methods.matching.hloc",
+    "gomatch": "reloc.methods.matching.gomatch",
     "ace": "reloc.methods.coordinates.ace",
     "glace": "reloc.methods.coordinates.glace",
     "dsacstar": "reloc.methods.coordinates.dsacstar",

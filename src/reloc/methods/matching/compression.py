@@ -30,7 +30,7 @@ def pack(point_map: PointMap, config: MatchingConfig, seed: int) -> Tensors:
     """The tensors of a map, as small as its config says."""
     num_full = len(point_map.points_N3)
     if config.points_per_view is not None:
-        point_map, num_full = _chosen_points(point_map, config)
+        point_map, num_full = chosen_points(point_map, config)
     tensors = dict(point_map.tensors())
     num_points = len(point_map.points_N3)
     if config.descriptor_bytes is None or num_points < _MIN_SAMPLES:
@@ -89,7 +89,7 @@ def cover(views_of_point: list[list[int]], num_views: int, wanted: int, done: li
         lacking[views_of_point[point]] -= 1
 
 
-def _chosen_points(point_map: PointMap, config: MatchingConfig) -> tuple[PointMap, int]:
+def chosen_points(point_map: PointMap, config: MatchingConfig) -> tuple[PointMap, int]:
     """The map with the points that cover its views, and how many of these come first, in full."""
     assert config.points_per_view is not None
     num_points, num_views = len(point_map.points_N3), len(point_map.view_names)

@@ -63,6 +63,21 @@ def build_prepared_map(
         InputError: an image cannot be read, a view's focal length is not known, or no point is
             seen by two views.
     """
+    prepared = prepare(match_distinct_views(views, config, run), config, run)
+    tensors = pack(build_point_map(prepared.matched, config, run), config, run.seed)
+    scale = _covariance_scale(prepared, config, run)
+    run.log.info(
+        f"{len(tensors['points_N3'])} points; errors are {scale**0.5:.1f} times their sigmas"
+    )
+    return {**tensors, **prepared.tensors, "covariance_scale": torch.tensor(scale)}
+
+
+def match_distinct_views(views: Sequence[View], config: MatchingConfig, run: Run) -> MatchedViews:
+    """Leave out views that show what others show, and match the rest.
+
+    Raises:
+        InputError: an image cannot be read, or a view's focal length is not known.
+    """
     guessed = [view.name for view in views if not view.camera.has_prior_focal]
     if guessed:
         raise InputError(
@@ -72,14 +87,7 @@ def build_prepared_map(
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
     run.log.info(f"{len(kept)} of {len(views)} views are distinct")
-    matched = match_views([views[index] for index in kept], config, run)
-    prepared = prepare(matched, config, run)
-    tensors = pack(build_point_map(prepared.matched, config, run), config, run.seed)
-    scale = _covariance_scale(prepared, config, run)
-    run.log.info(
-        f"{len(tensors['points_N3'])} points; errors are {scale**0.5:.1f} times their sigmas"
-    )
-    return {**tensors, **prepared.tensors, "covariance_scale": torch.tensor(scale)}
+    return match_views([views[index] for index in kept], config, run)
 
 
 def open_map(tensors: Tensors, config: MatchingConfig, run: Run) -> Localizer:
@@ -108,14 +116,31 @@ def open_prepared_map(
 
 def _covariance_scale(prepared: Prepared, config: MatchingConfig, run: Run) -> float:
     """Of a map without some of the views, which are then asked for; 1 where none can be spared."""
-    matched = prepared.matched
+
+    def localizer(rest: MatchedViews) -> Localizer:
+        point_map = unpack(pack(build_point_map(rest, config, run), config, run.seed))
+        return MatchingLocalizer(point_map, 1.0, config, run, prepared.propose(point_map))
+
+    return trial_covariance_scale(prepared.matched, localizer, run)
+
+
+def trial_covariance_scale(
+    matched: MatchedViews, localizer_of: Callable[[MatchedViews], Localizer], run: Run
+) -> float:
+    """Of a map without some of the views, which are then asked for; 1 where none can be spared.
+
+    Args:
+        matched: all views.
+        localizer_of: some of the views to a localizer on a map of them; an InputError says that
+            they have no points of their own, though all views together have.
+        run: progress, log.
+    """
     num_views = len(matched.views)
     trials = left_out(num_views, _VIEWS_PER_TRIAL, _MAX_TRIALS)
-    rest = matched.only([view for view in range(num_views) if view not in trials])
     try:
-        point_map = unpack(pack(build_point_map(rest, config, run), config, run.seed))
+        localizer = localizer_of(
+            matched.only([view for view in range(num_views) if view not in trials])
+        )
     except InputError:
-        # The rest has no points of its own, though all views together have.
         return 1.0
-    localizer = MatchingLocalizer(point_map, 1.0, config, run, prepared.propose(point_map))
     return covariance_scale(localizer, [matched.views[number] for number in trials], run)

@@ -37,7 +37,7 @@ from reloc.methods.relative.teachers import (
 )
 from reloc.nn.shared_encoder import open_encoder
 from reloc.nn.weights import EncoderName
-from reloc.provenance import training_record, working_copy_commit
+from reloc.provenance import training_record, working_copy_commit, write_record
 from reloc.scenes.scene import Scene, View
 from reloc.training.room_pairs import FIRST_TRAINING_SEED
 from reloc.training.stages import stage
@@ -204,7 +204,7 @@ def pretrain(
     if judges:
         lesson = as_one_lesson([matched_pairs(teacher) for teacher in judges], reader)
         record["rooms_kept_apart"] = judge(lesson, network, network_config, run)
-    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_record(record, path.with_suffix(".json"))
     return path
 
 
@@ -273,9 +273,7 @@ def _claim(config: PretrainRelativeConfig, scenes: Sequence[Scene], seed: int, p
                 f"{path.parent} has a run of {made[fewer[0]]} {name}, and {asked[fewer[0]]} are "
                 "asked for: give as many or more, or another folder"
             )
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(asked, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
+    write_record(asked, path)
 
 
 def _sha256(scene: Scene) -> str:
