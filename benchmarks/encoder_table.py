@@ -3,7 +3,7 @@
     python benchmarks/encoder_table.py SCENE --features base rootsift --weights FOLDER
 
 A row of JSON a feature on standard output. FOLDER holds squeezenet1_0.safetensors, alike-t.pth,
-r2d2_WASF_N16.pt, and what ace_architecture.py wrote, for those features. All see the same grey
+r2d2_WASF_N16.pt, and what brief_training.py wrote, for those features. All see the same grey
 images at the same cells of 8x8 pixels, and are brought to mean 0 and variance 1 over mapping
 images, and to one norm, before the head sees them.
 """
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-import ace_architecture
+import brief_training
 import cv2
 import numpy as np
 import safetensors.torch
@@ -41,7 +41,7 @@ from reloc.scenes import LoadOptions, load_scene
 from reloc.training.buffer import resized_grey
 
 Feature = Literal[
-    "base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2", "ace-architecture"
+    "base", "small", "random", "rootsift", "squeezenet", "alike", "r2d2", "brief-ace", "brief-small"
 ]
 _IMAGENET_MEAN, _IMAGENET_STD = 0.449, 0.226
 
@@ -209,7 +209,8 @@ def _features(name: Feature, weights: Path) -> nn.Module:
         "squeezenet": lambda: SqueezeNet(weights / "squeezenet1_0.safetensors"),
         "alike": lambda: Alike(weights / "alike-t.pth"),
         "r2d2": lambda: R2d2(weights / "r2d2_WASF_N16.pt"),
-        "ace-architecture": lambda: ace_architecture.load(weights / ace_architecture.WEIGHTS),
+        "brief-ace": lambda: brief_training.load("ace", weights),
+        "brief-small": lambda: brief_training.load("small", weights),
     }
     return makers[name]()
 

@@ -1,11 +1,11 @@
-"""ACE's encoder architecture under this project's training, for a row of the encoder table.
+"""ACE's encoder architecture and ours, trained briefly and alike, for rows of the encoder table.
 
-    python benchmarks/ace_architecture.py --out FOLDER --rooms ROOMS --steps 300
+    python benchmarks/brief_training.py --network ace --out FOLDER --rooms ROOMS --steps 200
 
-Trains it as `reloc pretrain encoder` trains ours (rooms and pictures, contrast) and writes
-FOLDER/ace_architecture.safetensors, which `benchmarks/encoder_table.py --features ace-architecture
---weights FOLDER` reads. ROOMS is the folder that `reloc pretrain encoder` renders rooms into. A run
-that was stopped goes on from its checkpoint.
+Trains as `reloc pretrain encoder` does (rooms and pictures, contrast), with a warm-up that suits
+few steps, and writes FOLDER/brief_NETWORK.safetensors, which `benchmarks/encoder_table.py
+--features brief-ace brief-small --weights FOLDER` reads. ROOMS is the folder that `reloc pretrain
+encoder` renders rooms into. A run that was stopped goes on from its checkpoint in FOLDER/NETWORK.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import safetensors.torch
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reloc.contract import Run
-from reloc.nn.encoder import GREY_MEAN, GREY_STD
+from reloc.nn.encoder import GREY_MEAN, GREY_STD, SIZES, Encoder
 from reloc.nn.precision import autocast
 from reloc.training.fit import FitConfig, fit
 from reloc.training.normalization import fold, normalize
@@ -32,10 +33,11 @@ from reloc.training.pretrain_encoder import (
     contrast,
     gather_material,
     make_batch,
+    new_encoder,
 )
 from reloc.training.schedule import trapezoid
 
-WEIGHTS = "ace_architecture.safetensors"
+NetworkName = Literal["ace", "small", "base"]
 _CODE = 128
 
 
@@ -82,11 +84,15 @@ class _Stage(nn.Module):
         return functional.relu(self.skip(hidden) + self.last(inner))
 
 
-def load(path: Path) -> AceArchitecture:
-    """The trained network, frozen."""
-    network = AceArchitecture()
-    network.load_state_dict(safetensors.torch.load_file(path))
+def load(name: NetworkName, folder: Path) -> nn.Module:
+    """A trained network, frozen."""
+    network = AceArchitecture() if name == "ace" else Encoder(SIZES[name])
+    network.load_state_dict(safetensors.torch.load_file(_weights(name, folder)))
     return network.eval().requires_grad_(False)
+
+
+def _weights(name: NetworkName, folder: Path) -> Path:
+    return folder / f"brief_{name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -95,21 +101,26 @@ class Arguments:
 
     out: Path
     rooms: Path
-    steps: int = 300
+    network: NetworkName = "ace"
+    steps: int = 200
     seed: int = 0
     material: PretrainEncoderConfig = field(default_factory=PretrainEncoderConfig)
 
 
 def train(arguments: Arguments) -> None:
     """Train it, or go on from the checkpoint; the weights lie there from the first one on."""
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    name, folder = arguments.network, arguments.out / arguments.network
+    folder.mkdir(parents=True, exist_ok=True)
     config = replace(arguments.material, steps=arguments.steps)
-    run = Run(seed=arguments.seed, checkpoint_folder=arguments.out)
+    run = Run(seed=arguments.seed, checkpoint_folder=folder)
     material = gather_material(config, arguments.rooms, run)
     torch.manual_seed(run.seed)
-    network = AceArchitecture()
-    normalize(network, branch_ends="last", bare="project")
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if name == "ace":
+        network: nn.Module = AceArchitecture()
+        normalize(network, branch_ends="last", bare="project")
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    else:
+        network = new_encoder(replace(config, size=name), run)
     # Few steps: the running mean of the weights has to forget the first ones.
     schedule = FitConfig(
         steps=config.steps,
@@ -133,10 +144,10 @@ def train(arguments: Arguments) -> None:
 
     def keep(weights: dict[str, Tensor], step: int, seconds: float) -> None:
         plain = {name: value.contiguous() for name, value in fold(weights).items()}
-        safetensors.torch.save_file(plain, arguments.out / WEIGHTS)
+        safetensors.torch.save_file(plain, _weights(name, arguments.out))
         print(f"{step} steps, {seconds:.0f} s", flush=True)
 
-    fit(network, loss_at, schedule, run, "ACE's architecture", keep)
+    fit(network, loss_at, schedule, run, name, keep)
 
 
 if __name__ == "__main__":
