@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from reloc.contract import Run
-from reloc.input_error import InputError
 from reloc.nn.scene_agnostic import CoordinateDecoder, Decoded, KnownPoints, look_up
 from reloc.nn.shared_encoder import open_encoder
 from reloc.nn.weights import EncoderName
 from reloc.provenance import training_record, working_copy_commit, write_record
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
+from reloc.training.records import refuse_another_run
 from reloc.training.retrieval_examples import (
     CellCount,
     EncodedRoom,
@@ -94,7 +94,7 @@ def pretrain_decoder(config: PretrainSanetConfig, folder: Path, run: Run) -> Pat
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FILE
-    _refuse_another_run(config, run.seed, path.with_suffix(".json"))
+    refuse_another_run(config, run.seed, path.with_suffix(".json"))
     encoder = open_encoder(config.encoder, run)
     rendered = render_rooms(config.num_rooms, folder / "rooms", run)
     decoder = new_decoder(config, run)
@@ -217,17 +217,3 @@ def judge(
         f"{name}_median_error_m": round(float(torch.cat(parts).median()), 4)
         for name, parts in errors.items()
     }
-
-
-def _refuse_another_run(config: PretrainSanetConfig, seed: int, path: Path) -> None:
-    """Raise InputError where the record is of other settings, but for `steps`."""
-    if not path.exists():
-        return
-    record = json.loads(path.read_text(encoding="utf-8"))
-    made, asked = {**record["config"], "seed": record["seed"]}, {**asdict(config), "seed": seed}
-    different = [key for key in asked if key != "steps" and made.get(key) != asked[key]]
-    if different:
-        raise InputError(
-            f"{path.parent} has a run with another {different[0]}: give the same settings to go on "
-            "with it, or another folder"
-        )

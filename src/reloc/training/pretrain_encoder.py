@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from reloc.training.fit import FitConfig, fit
 from reloc.training.normalization import fold, normalize
 from reloc.training.pictures import procedural_picture
 from reloc.training.prefetch import prefetch
+from reloc.training.records import refuse_another_run
 from reloc.training.room_pairs import RenderedRoom, render_rooms, room_pair
 from reloc.training.schedule import trapezoid
 
@@ -102,7 +102,8 @@ def pretrain_encoder(config: PretrainEncoderConfig, folder: Path, run: Run) -> P
             renderer; or `folder` has a run of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _refuse_another_run(config, run.seed, folder)
+    for record_path in folder.glob("encoder_*.json"):
+        refuse_another_run(config, run.seed, record_path)
     material = gather_material(config, folder / "rooms", run)
     encoder = new_encoder(config, run)
     path = folder / f"encoder_{config.size}.safetensors"
@@ -169,20 +170,6 @@ def new_encoder(config: PretrainEncoderConfig, run: Run) -> Encoder:
         # It learns faster so, by half of the steps; the weights that are kept need none of it.
         normalize(encoder, branch_ends="second", bare="project")
     return encoder.to(run.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _refuse_another_run(config: PretrainEncoderConfig, seed: int, folder: Path) -> None:
-    """Raise InputError where the records in `folder` are of other settings, but for `steps`."""
-    asked = json.loads(json.dumps({**asdict(config), "seed": seed}, default=str))
-    for path in folder.glob("encoder_*.json"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        made = {**record["config"], "seed": record["seed"]}
-        different = [key for key in asked if key != "steps" and made.get(key) != asked[key]]
-        if different:
-            raise InputError(
-                f"{folder} has a run with another {different[0]}: give the same settings to go on "
-                "with it, or another folder"
-            )
 
 
 def make_batch(

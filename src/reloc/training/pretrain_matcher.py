@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from reloc.contract import Run
-from reloc.input_error import InputError
 from reloc.nn.geometric_matcher import Assigned, GeometricMatcher
 from reloc.provenance import training_record, working_copy_commit, write_record
 from reloc.training.bearing_pairs import (
@@ -26,6 +25,7 @@ from reloc.training.bearing_pairs import (
 )
 from reloc.training.fit import FitConfig, fit
 from reloc.training.prefetch import prefetch
+from reloc.training.records import refuse_another_run
 from reloc.training.room_pairs import render_room, render_rooms
 from reloc.training.schedule import trapezoid
 
@@ -88,7 +88,7 @@ def pretrain_matcher(config: PretrainGomatchConfig, folder: Path, run: Run) -> P
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
-    _refuse_another_run(config, run.seed, path.with_suffix(".json"))
+    refuse_another_run(config, run.seed, path.with_suffix(".json"))
     rendered = render_rooms(config.num_rooms, folder / "rooms", run)
     detected = [detect_room(room) for room in run.progress.track(rendered, "keypoints")]
     rooms = [room for room in detected if room.pairs]
@@ -222,17 +222,3 @@ def judge(
         said_of[f"{name}_precision"] = round(num_right / max(num_found, 1), 4)
         said_of[f"{name}_recall"] = round(num_right / max(num_true, 1), 4)
     return said_of
-
-
-def _refuse_another_run(config: PretrainGomatchConfig, seed: int, path: Path) -> None:
-    """Raise InputError where the record is of other settings, but for `steps`."""
-    if not path.exists():
-        return
-    record = json.loads(path.read_text(encoding="utf-8"))
-    made, asked = {**record["config"], "seed": record["seed"]}, {**asdict(config), "seed": seed}
-    different = [key for key in asked if key != "steps" and made.get(key) != asked[key]]
-    if different:
-        raise InputError(
-            f"{path.parent} has a run with another {different[0]}: give the same settings to go on "
-            "with it, or another folder"
-        )
