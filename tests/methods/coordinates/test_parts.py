@@ -14,7 +14,12 @@ from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.methods.coordinates import parts
 from reloc.methods.coordinates.ace import reprojection_loss
-from reloc.methods.coordinates.localizer import MAX_ITERATIONS, EncodedQuery, encode_queries
+from reloc.methods.coordinates.localizer import (
+    MAX_ITERATIONS,
+    Asked,
+    EncodedQuery,
+    encode_queries,
+)
 from reloc.methods.coordinates.looks import add_looks, describe_parts, most_alike
 from reloc.methods.coordinates.parts import (
     PartsConfig,
@@ -181,11 +186,8 @@ class _Part:
     def points(self, encoded: EncodedQuery) -> tuple[torch.Tensor, torch.Tensor]:
         return encoded.pixels_N2, encoded.codes_NC[:, :3].float()
 
-    def settled(
-        self, encoded: EncodedQuery, answer: PoseEstimate, *_: torch.Tensor
-    ) -> PoseEstimate:
-        del encoded
-        return answer
+    def settled(self, asked: Asked) -> PoseEstimate:
+        return asked.answer
 
     def pose(
         self, query: Query, pixels_N2: torch.Tensor, points_N3: torch.Tensor, max_iterations: int

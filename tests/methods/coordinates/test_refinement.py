@@ -21,7 +21,7 @@ from reloc.methods import get_method
 from reloc.methods.coordinates import localizer as coordinates_localizer
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer, EncodedQuery
 from reloc.scenes.scene import Query, Scene
-from reloc.steps import build_map, evaluate, localize, open_refiner
+from reloc.steps import build_map, evaluate, localize, open_map, open_refiner
 
 RUN = Run(seed=0)
 
@@ -170,3 +170,33 @@ def test_of_two_poses_that_cells_agree_on_the_one_that_shows_the_landmarks_is_ta
     monkeypatch.setattr(coordinates_localizer, "_DOUBTFUL_RATIO", 0.0)
     [first] = localizer.localize([view.query()])
     assert _error_cm(first, view.cam_from_world) > 50
+
+
+def _zoomed(query: Query, factor: int) -> Query:
+    """The middle of an image as large as all of it: a longer lens, or a camera that went near."""
+    _, height, width = query.image.shape
+    top, left = (height - height // factor) // 2, (width - width // factor) // 2
+    rgb = query.image[:, top : top + height // factor, left : left + width // factor]
+    rgb = cv2.resize(rgb.permute(1, 2, 0).numpy(), (width, height), interpolation=cv2.INTER_CUBIC)
+    focal = factor * float(query.camera.focal[0])
+    image = torch.from_numpy(rgb).permute(2, 0, 1).contiguous()
+    return replace(query, image=image, camera=query.camera.with_focal(focal, has_prior_focal=True))
+
+
+def test_images_that_show_things_larger_than_any_mapping_view_are_found(
+    small_room: Scene, exact_map: Map, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes tell scales apart: such an image is asked again at other sizes."""
+
+    def num_found() -> int:
+        views = small_room.queries
+        answers = open_map(exact_map, RUN).localize([_zoomed(view.query(), 3) for view in views])
+        return sum(
+            answer.cam_from_world is not None and _error_cm(answer, view.cam_from_world) < 25
+            for answer, view in zip(answers, views, strict=True)
+        )
+
+    found = num_found()
+    monkeypatch.setattr(coordinates_localizer, "_OTHER_SIZES", ())
+    alone = num_found()
+    assert found >= alone + 3

@@ -45,13 +45,21 @@ MAX_ITERATIONS = 10_000
 _MAX_QUERY_CELLS, _PREDICTED_SHARE = 1600, 2
 # The same of landmarks, whose points do not err alike.
 _MAX_LANDMARK_CELLS, _LOOKED_UP_SHARE = 1200, 2
-# A pose of landmarks on which a smaller share of the cells agrees may be that of a wall that looks
-# alike elsewhere: then so many other poses are looked for.
-_DOUBTFUL_RATIO, _OTHER_POSES = 0.25, 2
+# With a smaller share of the cells agreeing, an answer by landmarks is doubtful. The camera may be
+# much nearer to things than any mapping view was, or further off: codes tell scales apart, and the
+# image is asked again at these sizes.
+_DOUBTFUL_RATIO, _OTHER_SIZES = 0.25, (0.7, 0.5, 0.35, 1.4)
+# With so many samples of RANSAC: enough where a tenth of the cells agree.
+_SAMPLES_AT_OTHER_SIZES = 3000
+# Or it may be that of a wall that looks alike elsewhere: so many other poses are looked for.
+_OTHER_POSES = 2
 # What share of the first pose's inliers another must have to be compared with it.
 _COMPARABLE = 0.6
 # In errors up to which a cell agrees: how near a pose a cell must be to be fitted again.
 _NEAR = 2.0
+# Size of the image in whose cells landmarks are looked for to refine a pose: smaller cells place it
+# better, and those of twice the size lose as many landmarks as they gain.
+_REFINED_SIZE = 1.4
 # Images that an accelerator encodes at once.
 _MAX_BATCH = 16
 
@@ -60,6 +68,28 @@ def confidence(inlier_ratio: float, of_landmarks: bool = False) -> float:
     """Probability that a pose is right on which this share of the cells agrees."""
     half_sure_ratio, slope = _OF_LANDMARKS if of_landmarks else _OF_LAYERS
     return 1 / (1 + (inlier_ratio / half_sure_ratio) ** -slope)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A query at one size of its image, and the answer by it.
+
+    Attributes:
+        encoded: all cells.
+        pixels_N2: of the cells that were used.
+        points_N3: that they show, about the head's origin.
+        answer: what most of them agree on.
+    """
+
+    encoded: EncodedQuery
+    pixels_N2: Tensor
+    points_N3: Tensor
+    answer: PoseEstimate
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether so few cells agree that the pose may be another one."""
+        return (self.answer.inlier_ratio or 0.0) < _DOUBTFUL_RATIO
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,42 +213,74 @@ class CoordinatesLocalizer:
 
     def _answer(self, encoded: EncodedQuery) -> PoseEstimate:
         watch = Watch(self._run.device)
-        pixels_N2, points_N3 = self.points(encoded)
+        points = self.points(encoded)
         head_ms = watch.lap_ms()
-        answer = self._pose(encoded.query, pixels_N2, points_N3)
+        asked = Asked(encoded, *points, self._pose(encoded.query, *points))
         pose_ms = watch.lap_ms()
-        answer = self.settled(encoded, answer, pixels_N2, points_N3)
+        answer = self.settled(asked)
         stages_ms = {"encode": encoded.encode_ms, "head": head_ms, "pose": pose_ms}
         if self._landmarks is not None:
             stages_ms["refine"] = watch.lap_ms()
         return replace(answer, stage_ms=stages_ms)
 
-    def settled(
-        self, encoded: EncodedQuery, answer: PoseEstimate, pixels_N2: Tensor, points_N3: Tensor
-    ) -> PoseEstimate:
+    def settled(self, asked: Asked) -> PoseEstimate:
         """An answer by the points of cells, after what landmarks have to say of it."""
-        if self._landmarks is not None and _is_doubtful(answer):
-            answer = self._best_seen(self._landmarks, encoded, answer, pixels_N2, points_N3)
-        if self._landmarks is not None and self._refines and answer.cam_from_world is not None:
-            answer = self._refined(self._landmarks, encoded, answer, pixels_N2, points_N3)
-        return answer
+        if self._landmarks is None:
+            return asked.answer
+        if asked.is_doubtful:
+            asked = self._at_best_size(self._landmarks, asked)
+        # With an unknown focal length, poses a metre apart are not told from zooms.
+        if asked.is_doubtful and asked.answer.camera is None:
+            asked = self._best_seen(self._landmarks, asked)
+        if self._refines:
+            return self._refined(self._landmarks, asked)
+        return asked.answer
 
-    def _best_seen(
-        self,
-        landmarks: LandmarkFit,
-        encoded: EncodedQuery,
-        answer: PoseEstimate,
-        pixels_N2: Tensor,
-        points_N3: Tensor,
-    ) -> PoseEstimate:
+    def _at_best_size(self, landmarks: LandmarkFit, first: Asked) -> Asked:
+        """The query at the size that explains most, or at the first that leaves no doubt.
+
+        By the share of the cells that agree, times the landmarks that are seen where the pose says.
+        """
+        query = first.encoded.query
+
+        def explained(asked: Asked) -> float:
+            pose, ratio = asked.answer.cam_from_world, asked.answer.inlier_ratio
+            if pose is None or ratio is None:
+                return 0.0
+            camera = asked.answer.camera or query.camera
+            cam_from_center = pose @ self._center_from_world.inverse()
+            cells = asked.encoded
+            seen = landmarks.num_seen(cells.pixels_N2, cells.codes_NC, camera, cam_from_center)
+            return ratio * seen
+
+        best, most = first, explained(first)
+        for size in _OTHER_SIZES:
+            encoded = self._encoded(query, size)
+            points = self.points(encoded)
+            answer = self.pose(query, *points, _SAMPLES_AT_OTHER_SIZES)
+            asked = Asked(encoded, *points, answer)
+            if (now := explained(asked)) > most:
+                best, most = asked, now
+            if not best.is_doubtful:
+                break
+        return best
+
+    def _encoded(self, query: Query, size: float) -> EncodedQuery:
+        """At a size that is told by its ratio to the usual one."""
+        short_side_px = max(STRIDE, round(size * self._config.short_side_px))
+        [encoded] = encode_queries(self._encoder, [query], short_side_px, self._run)
+        return encoded
+
+    def _best_seen(self, landmarks: LandmarkFit, asked: Asked) -> Asked:
         """The answer, or that of other cells, whichever should see most of what the image shows.
 
         The cells of a wall of bricks agree on poses that are a brick or a metre away from each
         other. What else is in the image is seen from one of them only.
         """
-        assert answer.cam_from_world is not None
-        assert answer.num_inliers is not None
-        query, pixels_N2, points_N3 = encoded.query, pixels_N2.double(), points_N3.double()
+        encoded, answer, query = asked.encoded, asked.answer, asked.encoded.query
+        if answer.cam_from_world is None or answer.num_inliers is None:
+            return asked
+        pixels_N2, points_N3 = asked.pixels_N2.double(), asked.points_N3.double()
 
         def errors_px(pose: Rigid3d) -> Tensor:
             return reprojection_error_px(pose, pixels_N2, points_N3, query.camera)
@@ -233,14 +295,14 @@ class CoordinatesLocalizer:
                 break
             poses.append(found.cam_from_world)
         if len(poses) == 1:
-            return answer
+            return asked
         seen = [
             landmarks.num_seen(encoded.pixels_N2, encoded.codes_NC, query.camera, pose)
             for pose in poses
         ]
         best = seen.index(max(seen))
         if best == 0:
-            return answer
+            return asked
         max_error_px = self._max_error_px(query)
         # Most cells are of the first pose, and would draw it there.
         near_N = errors_px(poses[best]) < _NEAR * max_error_px
@@ -253,29 +315,26 @@ class CoordinatesLocalizer:
             max_error_px / 4,
         )
         if found is None:
-            return answer
+            return asked
         agrees_N = errors_px(found.cam_from_world) < max_error_px
         chosen = self._estimate(query, replace(found, inliers_N=agrees_N))
-        return answer if chosen.cam_from_world is None else chosen
+        return asked if chosen.cam_from_world is None else replace(asked, answer=chosen)
 
-    def _refined(
-        self,
-        landmarks: LandmarkFit,
-        encoded: EncodedQuery,
-        answer: PoseEstimate,
-        pixels_N2: Tensor,
-        points_N3: Tensor,
-    ) -> PoseEstimate:
+    def _refined(self, landmarks: LandmarkFit, asked: Asked) -> PoseEstimate:
         """The answer with the pose of the landmarks around; how sure it is stays as it was."""
-        assert answer.cam_from_world is not None
-        camera = answer.camera or encoded.query.camera
+        answer = asked.answer
+        if answer.cam_from_world is None:
+            return answer
+        query = asked.encoded.query
+        encoded = self._encoded(query, _REFINED_SIZE)
+        camera = answer.camera or query.camera
         center_from_world = self._center_from_world
         start = answer.cam_from_world @ center_from_world.inverse()
         found = landmarks.fit(encoded.pixels_N2, encoded.codes_NC, camera, start, from_far=False)
         if found is None:
             return answer
         pose = found.cam_from_world
-        if landmarks.holds(pose, start, pixels_N2, points_N3, camera) is None:
+        if landmarks.holds(pose, start, asked.pixels_N2, asked.points_N3, camera) is None:
             return answer
         return replace(
             answer,
@@ -345,16 +404,6 @@ class CoordinatesLocalizer:
             confidence=confidence(found.inlier_ratio, isinstance(self._head, LandmarkHead)),
             camera=None if query.camera.has_prior_focal else found.camera,
         )
-
-
-def _is_doubtful(answer: PoseEstimate) -> bool:
-    """Whether a pose may be another one; of photos whose focal length is known."""
-    return (
-        answer.cam_from_world is not None
-        and answer.camera is None
-        and answer.inlier_ratio is not None
-        and answer.inlier_ratio < _DOUBTFUL_RATIO
-    )
 
 
 class Watch:

@@ -26,6 +26,7 @@ from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.landmarks import FEWEST_LANDMARKS, place_landmarks
 from reloc.methods.coordinates.localizer import (
     MAX_ITERATIONS,
+    Asked,
     CoordinatesLocalizer,
     EncodedQuery,
     Watch,
@@ -324,15 +325,15 @@ class PartsLocalizer:
         best, settle = PoseEstimate(None), None
         for number, samples in asked.items():
             part = self._parts[number]
-            pixels_N2, points_N3 = part.points(encoded)
+            points = part.points(encoded)
             head_ms += watch.lap_ms()
             limit = min(samples, _samples_to_match(best))
-            answer = part.pose(encoded.query, pixels_N2, points_N3, limit)
+            answer = part.pose(encoded.query, *points, limit)
             pose_ms += watch.lap_ms()
             # Parts of landmarks and those of layers are asked of different numbers of cells.
             if (answer.inlier_ratio or 0.0) > (best.inlier_ratio or 0.0):
                 best = answer
-                settle = partial(part.settled, encoded, answer, pixels_N2, points_N3)
+                settle = partial(part.settled, Asked(encoded, *points, answer))
         if settle is not None:
             best = settle()
             pose_ms += watch.lap_ms()
