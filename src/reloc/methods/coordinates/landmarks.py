@@ -44,6 +44,8 @@ _LOOKED_AT = 1.5
 _MIN_AGREEING = 3
 # Mapping views that tell whether answers are better refined.
 _JUDGING_VIEWS = 17
+# How many times as far off they may be by refinement, in the median: new views still gain then.
+_MOST_LOST = 1.1
 # In cells: how far apart landmarks lie that a query's cell may show together.
 _REACH_CELLS = 2.0
 
@@ -101,10 +103,11 @@ def _refinement_helps(
     config: CoordinatesConfig,
     run: Run,
 ) -> bool:
-    """Whether answers to mapping views come nearer when they are refined.
+    """Whether answers to mapping views come no further off when they are refined.
 
-    Where intrinsics are exact they do, by half; where they are not, landmarks at the border of the
-    image pull poses away.
+    Where intrinsics are exact they come nearer, by up to half; where they are not, landmarks at the
+    border of the image pull poses away. Most views asked are learned ones, whose poses are as near
+    as the map can have them: others gain more.
     """
     asked = [
         CoordinatesLocalizer(encoder, held, config, run)
@@ -128,7 +131,7 @@ def _refinement_helps(
         return False
     ratio = float(torch.tensor(ratios).median())
     run.log.info("refined, errors are %.2f times as large", ratio)
-    return ratio < 1
+    return ratio < _MOST_LOST
 
 
 def find_landmarks(
