@@ -195,6 +195,33 @@ def test_a_search_that_goes_on_tries_other_settings_and_gives_up_those_that_are_
     assert caplog.text.count("must be a multiple of 8") == len(refused)
 
 
+def test_a_search_goes_on_after_a_training_that_diverged(
+    small_room: Scene,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a rate that is too high: the other settings are what is searched for."""
+    monkeypatch.setattr(steps, "load_scene", lambda *_: small_room)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ["search", "posenet-learned", str(tmp_path), "--out", str(tmp_path / "room.study")]
+    words += [
+        "--space",
+        "max_learning_rate=1e-3|1e30",
+        "num_looks=20|24",
+        "steps=4|5",
+        "--folds",
+        "2",
+    ]
+    words += ["--sampler", "random", "--trials", "8", "--json"]
+    assert main(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0 < told["pruned"] < 8
+    assert caplog.text.count("the training diverged") == told["pruned"]
+    assert told["best"]["settings"]["max_learning_rate"] == 1e-3
+
+
 def test_a_study_that_is_no_study_is_refused_in_one_line(
     small_room: Scene,
     tmp_path: Path,

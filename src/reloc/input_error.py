@@ -7,3 +7,7 @@ class InputError(Exception):
     The message is one line: what is wrong, where (file, line or name), and what to do about it. The
     command prints it and ends with exit code 2; a library caller can show it as it is.
     """
+
+
+class DivergedError(InputError):
+    """A training ended in numbers that are not finite; other settings may do better."""

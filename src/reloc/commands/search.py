@@ -31,7 +31,7 @@ from reloc.commands.search_space import (
 )
 from reloc.contract import Run
 from reloc.evaluation.errors import position_error, rotation_error_deg
-from reloc.input_error import InputError
+from reloc.input_error import DivergedError, InputError
 from reloc.progress import Progress
 from reloc.scenes.scene import Scene
 
@@ -128,7 +128,11 @@ def _run(arguments: SearchArguments, progress: Progress) -> Answer:
             raise optuna.TrialPruned from None
         figures: list[float] = []
         for number, fold in enumerate(folds):
-            figures.append(figure_of(arguments.method, tried, fold, run))
+            try:
+                figures.append(figure_of(arguments.method, tried, fold, run))
+            except DivergedError as error:
+                run.log.warning("trial %d is given up: %s", trial.number, error)
+                raise optuna.TrialPruned from None
             mean = sum(figures) / len(figures)
             trial.report(mean, number)
             if number + 1 < len(folds) and trial.should_prune():

@@ -17,7 +17,6 @@ so far agrees on, by an affine map and smoothly.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from reloc.nn.bearings import Bearings, distances, moved, neighbours_of, rows_of
 from reloc.nn.matchers.keypoints import Matches
 from reloc.nn.matchers.lightglue import turned
 from reloc.nn.unfilled import unfilled
+from reloc.nn.weights import weights_sha256
 
 _HEADS = 4
 # Half the logarithm of the weight of a squared distance, of which each point says a half: at most,
@@ -279,15 +279,9 @@ def matcher_sha256(path: Path) -> str:
     """What a map names the matcher in a file by.
 
     Raises:
-        InputError: the installation lacks it.
+        InputError: the file cannot be read.
     """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"{path} with the matcher cannot be read ({error.strerror}): install reloc again, or "
-            "give another file"
-        ) from error
+    return weights_sha256(path, "the matcher", "install reloc again, or give another file")
 
 
 def load_matcher(path: Path) -> GeometricMatcher:

@@ -17,7 +17,6 @@ in space; here the encoder is frozen, and neighbours are those in feature space 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.nn.encoder import STRIDE, cell_centers
 from reloc.nn.unfilled import unfilled
+from reloc.nn.weights import weights_sha256
 
 # Of the softmax over cosines: the best without a network, of 0.002 to 0.05, in a rendered room.
 _TEMPERATURE = 0.02
@@ -321,13 +321,9 @@ def decoder_sha256(path: Path) -> str:
     Raises:
         InputError: the installation lacks it.
     """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"this installation lacks the decoder {path.name} ({error.strerror}): install reloc "
-            "again, or map with --decoder soft-nearest"
-        ) from error
+    return weights_sha256(
+        path, "the decoder", "install reloc again, or map with --decoder soft-nearest"
+    )
 
 
 def load_decoder(path: Path, num_neighbours: int) -> CoordinateDecoder:

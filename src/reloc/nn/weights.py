@@ -139,18 +139,32 @@ def encoder_path(name: EncoderName) -> Path:
     return FOLDER / f"encoder_{name}.safetensors"
 
 
+def weights_sha256(path: Path, what: str, remedy: str = "install reloc again") -> str:
+    """What a map names weights by that it needs and does not hold.
+
+    Args:
+        path: of their file.
+        what: they are, and...
+        remedy: ...what helps without them, for the error.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{path} with {what} cannot be read ({error.strerror}): {remedy}"
+        ) from error
+
+
 def encoder_sha256(name: EncoderName) -> str:
     """What a map names the encoder by that it needs.
 
     Raises:
         InputError: the installation lacks it.
     """
-    try:
-        return hashlib.sha256(encoder_path(name).read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"this installation lacks the encoder {name} ({error.strerror}): install reloc again"
-        ) from error
+    return weights_sha256(encoder_path(name), f"the encoder {name}")
 
 
 def load_encoder(path: Path, name: str) -> Encoder:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reloc.contract import PoseEstimate, Run, Tensors, UnfinishedMapError
 from reloc.geometry.rigid3d import Rigid3d
-from reloc.input_error import InputError
+from reloc.input_error import DivergedError
 from reloc.methods.absolute.config import AbsoluteConfig
 from reloc.methods.absolute.features import Looks, Shape, looks_of
 from reloc.methods.absolute.frame import Frame
@@ -160,11 +160,11 @@ def _learned(network: nn.Module, looks: Looks) -> dict[str, Tensor]:
     """What was trained, for a map.
 
     Raises:
-        InputError: it is not finite.
+        DivergedError: it is not finite.
     """
     tensors = {**network_tensors(network), **trunk_tensors(looks.trunk)}
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise InputError("the training diverged: lower --max-learning-rate")
+        raise DivergedError("the training diverged: lower --max-learning-rate")
     return tensors
 
 

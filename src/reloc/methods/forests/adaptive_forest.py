@@ -9,10 +9,8 @@ they are left out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -73,7 +71,7 @@ def build_map(views: Sequence[View], config: AdaptiveForestConfig, run: Run) -> 
         return tensors
     # Shared trees are named, and not copied into each map.
     filled = {name: value for name, value in tensors.items() if name not in Forest.NAMES}
-    return {**filled, _SHA256: text_to_tensor([_sha256(shipped_path())])}
+    return {**filled, _SHA256: text_to_tensor([_sha256()])}
 
 
 def localizer(tensors: Tensors, config: AdaptiveForestConfig, run: Run) -> Localizer:
@@ -83,7 +81,7 @@ def localizer(tensors: Tensors, config: AdaptiveForestConfig, run: Run) -> Local
         InputError: the trees that are installed are not those that the map was filled with.
     """
     if config.trees == "shipped":
-        if tensor_to_text(tensors[_SHA256]) != [_sha256(shipped_path())]:
+        if tensor_to_text(tensors[_SHA256]) != [_sha256()]:
             raise InputError("the map needs other trees than this reloc has: build it anew")
         tensors = {**tensors, **shipped_forest().tensors()}
     return ForestLocalizer(tensors, config, run, reads_depth=True)
@@ -94,16 +92,14 @@ def shipped_path() -> Path:
     return weights.FOLDER / "forest_rooms.safetensors"
 
 
-@cache
-def _sha256(path: Path) -> str:
-    """What a map names its trees by."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"this installation lacks the trees {path.name} ({error.strerror}): install reloc "
-            "again, or map with --trees first-views"
-        ) from error
+def _sha256() -> str:
+    """What a map names the shipped trees by.
+
+    Raises:
+        InputError: the installation lacks them.
+    """
+    remedy = "install reloc again, or map with --trees first-views"
+    return weights.weights_sha256(shipped_path(), "the trees", remedy)
 
 
 def shipped_forest() -> Forest:
@@ -113,7 +109,7 @@ def shipped_forest() -> Forest:
         InputError: the installation lacks them.
     """
     path = shipped_path()
-    _sha256(path)
+    _sha256()
     try:
         return Forest.from_tensors(safetensors.torch.load_file(path))
     except (KeyError, safetensors.SafetensorError) as error:
