@@ -194,6 +194,8 @@ METHOD = Method(
     presets={
         # Half the pixels, and two thirds of the time of a query.
         "fast": AceConfig(short_side_px=320),
+        # Three times the images and landmarks: three times the minutes, the map, and the lookup.
+        "large": AceConfig(num_images=600, num_landmarks=60_000),
         # The paper's head, in a minute or two.
         "layers": _LAYERS,
         # The same for queries from places and directions that no mapping view has: more looks of
