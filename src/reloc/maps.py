@@ -22,6 +22,8 @@ from reloc.input_error import InputError
 
 FORMAT_VERSION = 1
 _JSON, _TENSORS = "map.json", "map.safetensors"
+# How names of tensors end that are digests of shared weights.
+_DIGEST = "_sha256"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Provenance:
         hardware: processor and memory, in words.
         versions: of reloc, torch and the method's libraries.
         commit: of the working copy of reloc, "" where it is installed from a release.
-        pretrained_sha256: of the shared weights that the map needs but does not hold.
+        pretrained_sha256: name to digest of the shared weights that the map was made with and does
+            not hold.
     """
 
     scene: str
@@ -176,6 +179,15 @@ def text_to_tensor(lines: Sequence[str]) -> Tensor:
 def tensor_to_text(tensor: Tensor) -> list[str]:
     """The inverse of `text_to_tensor`."""
     return tensor.cpu().numpy().tobytes().decode(errors="surrogateescape").split("\0")[:-1]
+
+
+def digests_in(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """What the tensors of a map say of the shared weights that it needs: name to sha256."""
+    return {
+        name.removesuffix(_DIGEST): tensor_to_text(tensor)[0]
+        for name, tensor in tensors.items()
+        if name.endswith(_DIGEST)
+    }
 
 
 def _read_json(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -25,7 +25,7 @@ from reloc.estimates import PoseEstimates
 from reloc.evaluation.report import Report
 from reloc.evaluation.report import evaluate as _evaluate
 from reloc.input_error import InputError
-from reloc.maps import Map, Provenance
+from reloc.maps import Map, Provenance, digests_in
 from reloc.provenance import hardware, library_versions, working_copy_commit
 from reloc.scenes import LoadOptions
 from reloc.scenes import load_scene as _load_scene
@@ -95,6 +95,7 @@ def build_map(method: str, scene: Scene, config: Any = None, run: Run | None = N
         hardware=hardware(run.device),
         versions=library_versions(),
         commit=working_copy_commit(),
+        pretrained_sha256=digests_in(tensors),
     )
     map_ = Map(row.name, config_to_json(config), tensors, provenance)
     if not finished:

@@ -20,6 +20,7 @@ from reloc.maps import Map
 from reloc.methods import get_method
 from reloc.methods.coordinates import localizer as coordinates_localizer
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer, EncodedQuery
+from reloc.nn.weights import encoder_sha256
 from reloc.scenes.scene import Query, Scene
 from reloc.steps import build_map, evaluate, localize, open_map, open_refiner
 
@@ -30,6 +31,10 @@ RUN = Run(seed=0)
 def exact_map(small_room: Scene) -> Map:
     """Landmarks whose points are those of the room: what is left is the refinement's own error."""
     return build_map("ace", small_room, replace(get_method("ace").tiny, depth=True), RUN)
+
+
+def test_a_map_says_which_weights_it_needs(exact_map: Map) -> None:
+    assert exact_map.provenance.pretrained_sha256 == {"encoder": encoder_sha256("base")}
 
 
 def _error_cm(estimate: PoseEstimate, truth: Rigid3d) -> float:

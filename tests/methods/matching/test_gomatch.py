@@ -13,11 +13,12 @@ from reloc.contract import Run, Tensors
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.geometry.rotation import angle_between_rad
 from reloc.input_error import InputError
-from reloc.maps import Map
+from reloc.maps import Map, text_to_tensor
 from reloc.methods.matching import gomatch
 from reloc.methods.matching.geometry_map import GeometryMap, without_descriptors
 from reloc.methods.matching.gomatch import GomatchConfig
 from reloc.methods.matching.point_map import PointMap
+from reloc.nn.weights import FOLDER
 from reloc.scenes.scene import Scene
 
 CONFIG = replace(gomatch.METHOD.tiny, points_per_view=150)
@@ -145,3 +146,14 @@ def test_another_matcher_is_refused(room_map: Map, tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         GomatchConfig(**setting)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_matcher_of_ones_own_is_found_from_any_folder(room_map: Map, tmp_path: Path) -> None:
+    """A path that was typed in the folder of the mapping says nothing elsewhere."""
+    own = tmp_path / "own.safetensors"
+    own.write_bytes((FOLDER / "geometric_matcher.safetensors").read_bytes())
+    tensors = {**room_map.tensors, "matcher": text_to_tensor([str(own)])}
+    typed = replace(CONFIG, matcher="own.safetensors")
+    assert gomatch.localizer(tensors, typed, Run()) is not None
+    with pytest.raises(InputError, match="cannot be read"):
+        gomatch.localizer(room_map.tensors, typed, Run())

@@ -38,7 +38,7 @@ from reloc.nn.geometric_matcher import load_matcher, matcher_sha256
 from reloc.nn.weights import FOLDER
 from reloc.scenes.scene import View
 
-_STATE, _SHA256 = "descriptor.", "matcher_sha256"
+_STATE, _SHA256, _MATCHER = "descriptor.", "matcher_sha256", "matcher"
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,9 @@ def build_map(views: Sequence[View], config: GomatchConfig, run: Run) -> Tensors
     """
     # Weights that are missing are told of before the work, not after it.
     record = {_SHA256: text_to_tensor([matcher_sha256(_matcher_path(config))])}
+    if config.matcher != "shipped":
+        # The map may be opened from another folder than it was built in.
+        record[_MATCHER] = text_to_tensor([str(_matcher_path(config).resolve())])
     matched = family.match_distinct_views(views, config, run)
     descriptor, vectors_VL = fit_descriptor(config.descriptor, matched.views, run)
     matched = replace(matched, image_vectors_VL=vectors_VL)
@@ -118,6 +121,8 @@ def localizer(tensors: Tensors, config: GomatchConfig, run: Run) -> Localizer:
     Raises:
         InputError: the matcher or the encoder that is installed is another one.
     """
+    if _MATCHER in tensors:
+        config = replace(config, matcher=tensor_to_text(tensors[_MATCHER])[0])
     if tensor_to_text(tensors[_SHA256]) != [matcher_sha256(_matcher_path(config))]:
         raise InputError(
             "the map was built with another matcher of bearings than this installation has: build "
