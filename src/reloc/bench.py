@@ -30,6 +30,8 @@ from reloc.progress import Progress
 
 Row = Mapping[str, Any]
 _LOG = "log.txt"
+# Where `reloc map --out map` keeps what it needs to go on.
+_UNFINISHED = "map.unfinished"
 _ROW_START = '{"method": '
 # For a child to take its temporary files away; then it is killed.
 _TERMINATION_SECONDS = 20.0
@@ -131,9 +133,9 @@ def _may_be_cut(line: str) -> bool:
 def _make_row(task: Task, runs: Path, progress: Progress) -> Row:
     """The row of one task, with its files in `runs`, whole or not at all."""
     target, partial = runs / task.folder_name, runs / f".{task.folder_name}"
-    for leftover in (target, partial):
-        shutil.rmtree(leftover, ignore_errors=True)
-    partial.mkdir(parents=True)
+    shutil.rmtree(target, ignore_errors=True)
+    _remove_all_but_unfinished(partial)
+    partial.mkdir(parents=True, exist_ok=True)
     row: dict[str, Any] = {"method": task.method, "scene": task.scene, "seed": task.seed}
     try:
         map_, estimates = partial / "map", partial / "estimates.jsonl"
@@ -158,10 +160,20 @@ def _make_row(task: Task, runs: Path, progress: Progress) -> Row:
     except _StepError as failure:
         row["failed"] = str(failure)
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        _remove_all_but_unfinished(partial)
         raise
     partial.rename(target)
     return {**row, "scene_words": task.scene, "files": target.name, "command": task.command}
+
+
+def _remove_all_but_unfinished(partial: Path) -> None:
+    """Remove what an interrupted task left, but a training that the same command goes on with."""
+    if not (partial / _UNFINISHED).is_dir():
+        shutil.rmtree(partial, ignore_errors=True)
+        return
+    for entry in partial.iterdir():
+        if entry.name != _UNFINISHED:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 class _StepError(Exception):

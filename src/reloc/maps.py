@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -194,7 +196,8 @@ def _read_json(folder: Path) -> tuple[str, dict[str, Any]]:
     try:
         if not folder.is_dir():
             raise InputError(
-                f"{folder}: no such map folder; `reloc map METHOD SCENE --out {folder}` builds one"
+                f"{folder}: no such map folder; `reloc map METHOD SCENE --out "
+                f"{shlex.quote(str(folder))}` builds one"
             )
         text = (folder / _JSON).read_text(encoding="utf-8")
         content = json.loads(text)
@@ -244,6 +247,13 @@ def new_folder(target: Path) -> Iterator[Path]:
         raise InputError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Raise InputError where `target` could not be written: its folder, or that to make it in."""
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"{target} cannot be written: {parent} cannot be written to")
 
 
 def refuse_existing(target: Path) -> None:

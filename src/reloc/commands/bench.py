@@ -68,7 +68,7 @@ def _run(arguments: BenchArguments, progress: Progress) -> Answer:
     done = [{**row, "scene": _place(row)} for row in rows if "failed" not in row]
     tables = [Fitting(table) for table in figure_tables(seeds_together(done))]
     lines = [_failure(row, arguments.out) for row in failed]
-    lines.append(f"the page: reloc report {arguments.out} --out report")
+    lines.append(f"the page: reloc report {shlex.quote(str(arguments.out))} --out report")
     shown = [*tables, *lines]
     return Answer(rows, shown, exit_code=1 if failed else 0)
 

@@ -53,6 +53,8 @@ def _run(arguments: ExportArguments, progress: Progress) -> Answer:
     if arguments.scene is None and (arguments.truth or arguments.format in _NEEDS_SCENE):
         what = "--truth" if arguments.truth else f"--format {arguments.format}"
         raise InputError(f"{what} needs --scene SCENE, the folder that was asked about")
+    if arguments.truth and arguments.format == "mapfree":
+        raise InputError("--truth is for tum, colmap and visloc: mapfree is a submission")
     found = [PoseEstimates.read(path) for path in arguments.estimates]
     if not found:
         raise InputError("no estimates are given: name a file that `reloc localize` wrote")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from reloc.contract import PoseEstimate
 from reloc.estimates import PoseEstimates
 from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
-from reloc.maps import Map, refuse_existing
+from reloc.maps import Map, refuse_existing, refuse_unwritable
 from reloc.progress import Progress
 from reloc.provenance import peak_rss_mb
 from reloc.scenes.images import (
@@ -70,6 +71,7 @@ class LocalizeArguments(CommonArguments):
 
 def _run(arguments: LocalizeArguments, progress: Progress) -> Answer:
     refuse_existing(arguments.out)
+    refuse_unwritable(arguments.out)
     if arguments.batch_size < 1:
         raise InputError(f"--batch-size {arguments.batch_size}: give 1 or more")
     run = start_run(arguments.machine, progress)
@@ -176,8 +178,8 @@ def _queries(arguments: LocalizeArguments) -> tuple[Sequence[steps.Askable], lis
 def _parse_camera(text: str) -> Camera:
     model, *numbers = text.split(",")
     try:
-        width, height, *params = (float(number) for number in numbers)
-        return Camera.of(model, int(width), int(height), params)
+        width, height, *params = numbers
+        return Camera.of(model, int(width), int(height), list(map(float, params)))
     except ValueError as error:
         raise InputError(
             f"--camera {text}: {error}; write MODEL,WIDTH,HEIGHT,PARAMS..., as in "
@@ -222,7 +224,7 @@ def _lines(
     )
     if arguments.inputs[0].is_dir():
         again = scene_words(arguments.inputs[0], arguments.load)
-        lines.append(f"compare: reloc evaluate {arguments.out} {again}")
+        lines.append(f"compare: reloc evaluate {shlex.quote(str(arguments.out))} {again}")
     return lines
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ def _run(arguments: MapArguments | UpdateArguments, progress: Progress) -> Answe
     lines += [
         f"{arguments.out}: map of {source.scene} by {arguments.method}, {source.num_views} views, "
         f"{map_.megabytes:.1f} MB, {source.seconds:.1f} s",
-        f"ask it: reloc localize {arguments.out} {again} --out estimates.jsonl",
+        f"ask it: reloc localize {shlex.quote(str(arguments.out))} {again} --out estimates.jsonl",
     ]
     return Answer(values, lines)
 
@@ -242,7 +243,7 @@ def _update(arguments: UpdateArguments, progress: Progress) -> Answer:
             _changes(changes, "m" if new.provenance.metric else "units"),
             f"{out}: {old_folder} with {len(scene.mapping)} more views, {new.megabytes:.1f} MB, "
             f"{seconds:.1f} s",
-            f"ask it: reloc localize {out} {again} --out estimates.jsonl",
+            f"ask it: reloc localize {shlex.quote(str(out))} {again} --out estimates.jsonl",
         ],
     )
 

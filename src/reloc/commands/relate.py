@@ -120,7 +120,9 @@ def _photo(path: Path, depth_path: Path | None, arguments: RelateArguments) -> Q
             f"{width}x{height}: register the depth to the photo"
         )
     # Nearest, not a mean: between two surfaces there is nothing.
-    depth_HW = torch.nn.functional.interpolate(depth_HW[None, None], size=(height, width))[0, 0]
+    depth_HW = torch.nn.functional.interpolate(
+        depth_HW[None, None], size=(height, width), mode="nearest-exact"
+    )[0, 0]
     return replace(photo, depth=depth_HW)
 
 

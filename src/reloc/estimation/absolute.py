@@ -140,7 +140,9 @@ def pose_covariance(
     """Covariance (6, 6) of a left perturbation of a least-squares pose; None where it is unbounded.
 
     σ² (JᵀJ)⁻¹ with the Jacobian of the projections and the residuals' own σ² (Hartley and
-    Zisserman, Multiple View Geometry, 2nd edition, section 5.2).
+    Zisserman, Multiple View Geometry, 2nd edition, section 5.2). Where the camera's focal length is
+    no prior one it was estimated with the pose: it is a seventh unknown, and what is returned the
+    part of the pose. Else the way along the optical axis would look far too sure.
     """
     points_cam_N3 = cam_from_world @ points_world_N3
     # d exp(ξ) x / dξ at ξ = 0 is [-[x]×, I].
@@ -148,12 +150,17 @@ def pose_covariance(
         [-skew(points_cam_N3), torch.eye(3, dtype=torch.float64).expand(len(points_cam_N3), 3, 3)],
         -1,
     )
-    jacobian_N26 = _projection_jacobian(points_cam_N3, camera) @ jacobian_cam_N36
-    residuals = camera.img_from_cam(points_cam_N3) - pixels_N2
-    degrees_of_freedom = max(residuals.numel() - 6, 1)
+    jacobian_N2P = _projection_jacobian(points_cam_N3, camera) @ jacobian_cam_N36
+    projected_N2 = camera.img_from_cam(points_cam_N3)
+    if not camera.has_prior_focal:
+        by_focal_N2 = (projected_N2 - camera.principal_point) / camera.focal
+        jacobian_N2P = torch.cat([jacobian_N2P, by_focal_N2[..., None]], -1)
+    residuals = projected_N2 - pixels_N2
+    degrees_of_freedom = max(residuals.numel() - jacobian_N2P.shape[-1], 1)
     variance = max(float((residuals**2).sum()) / degrees_of_freedom, _MIN_NOISE_PX**2)
-    information = torch.einsum("nij,nik->jk", jacobian_N26, jacobian_N26) / variance
-    covariance, failed = torch.linalg.inv_ex(information)
+    information = torch.einsum("nij,nik->jk", jacobian_N2P, jacobian_N2P) / variance
+    inverse, failed = torch.linalg.inv_ex(information)
+    covariance = inverse[:6, :6]
     if bool(failed) or not bool(covariance.isfinite().all()):
         return None
     # Of a pose that hardly anything holds in one direction, rounding breaks the symmetry.

@@ -72,8 +72,10 @@ def load_scene(path: Path, options: LoadOptions) -> Scene:
     for name in sorted(options.given() & _SPECIAL - layout.options):
         raise InputError(f"a scene in the layout {layout.name} takes no --{name.replace('_', '-')}")
     scene = layout.load(path, options)
-    # `folder` is what is left for what no other layout explains: it needs no mention.
-    names = " and ".join(other.name for other in others if other.name != "folder")
+    # `folder` is what is left for what no other layout explains. It needs no mention, unless
+    # somebody wrote poses of their own; those of Map-free are its layout's.
+    own_poses = (path / "poses.txt").is_file() and layout.name != "mapfree"
+    names = " and ".join(other.name for other in others if other.name != "folder" or own_poses)
     if not names:
         return scene
     note = f"read as {layout.name}, though it could be {names}: --layout chooses"

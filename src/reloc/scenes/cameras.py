@@ -76,7 +76,7 @@ def camera_of_image(
         if size not in (header.size, header.upright_size):
             size = (round(scale * size[0]), round(scale * size[1]))
         camera = intrinsics.camera(size, scale)
-        upright = is_turned_for(camera, header, path)
+        upright = is_turned_for(camera, header, path, scale=scale)
     if options.focal is not None:
         camera = camera.with_focal(options.focal)
     return camera, upright

@@ -67,6 +67,8 @@ def _load(path: Path, options: LoadOptions) -> Scene:
         if pose.name not in known
     ]
     notes = []
+    if folder.name == "0" and (others := sum(1 for _ in folder.parent.glob("[1-9]*"))):
+        notes.append(f"sparse/ has {others + 1} models, and only sparse/0 is read")
     if queries and listed is None and only_camera is not None:
         notes.append("queries that are not in the model are taken to be of its only camera")
     photos = [*mapping, *queries]

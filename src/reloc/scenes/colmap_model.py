@@ -121,7 +121,14 @@ def _text_images(path: Path) -> Iterator[ModelImage]:
             raise InputError(f"{where}: an image has 10 fields, not {len(fields)}")
         camera_id = _integers(fields[8:9], where)[0]
         yield ModelImage(fields[9].strip(), camera_id, numbers(fields[1:8], where), where)
-        next(lines, None)
+        # Its points, three numbers each: an empty line where there are none. Where a script left it
+        # out, the next image would be taken for it.
+        _, points = next(lines, (0, ""))
+        if len(points.split()) % 3:
+            raise InputError(
+                f"{path}:{number + 1}: the line of points of {shortened(fields[9])} is missing: an "
+                "empty one will do"
+            )
 
 
 def _integers(fields: Sequence[str], where: str) -> list[int]:

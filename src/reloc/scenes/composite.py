@@ -77,7 +77,8 @@ def composite(scenes: Sequence[Scene], gap: float = 10.0) -> Scene:
                     view,
                     name=f"{name}/{view.name}",
                     cam_from_world=view.cam_from_world @ scene_from_world,
-                    sequence=f"{name}/{view.sequence}",
+                    # A single photo stays one, a sequence by itself: it is no frame of a video.
+                    sequence=f"{name}/{view.sequence or view.name}",
                 )
                 for view in views
             ]

@@ -8,11 +8,13 @@ focal length in the poses file is taken, else EXIF's, else the focal length is t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from reloc.input_error import InputError
 from reloc.scenes.cameras import read_intrinsics
 from reloc.scenes.layout import Layout
+from reloc.scenes.names import natural_key
 from reloc.scenes.options import LoadOptions
 from reloc.scenes.photos import Photo, build_scene
 from reloc.scenes.pose_files import PoseFile, read_pose_file
@@ -43,7 +45,12 @@ def _load(path: Path, options: LoadOptions) -> Scene:
     image_folder = path / "images" if (path / "images").is_dir() else path
     intrinsics_file = path / "intrinsics.txt"
     listed = read_intrinsics(intrinsics_file) if intrinsics_file.is_file() else None
-    parts = [read_pose_file(file, options) for file in files]
+    # In the order of the names, as other layouts have them: what is cut into blocks, or taken for
+    # frames of a video, must not hang on the order in which a script listed a folder.
+    parts = [
+        replace(part, poses=sorted(part.poses, key=lambda pose: natural_key(pose.name)))
+        for part in (read_pose_file(file, options) for file in files)
+    ]
     photos = [
         Photo(
             pose.name,

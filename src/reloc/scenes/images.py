@@ -88,6 +88,8 @@ def read_header(path: Path) -> ImageHeader:
         raise InputError(f"image {path} is missing") from None
     # Pillow raises what its many parsers happen to raise on damaged files.
     except Exception as error:
+        if path.suffix.lower() in (".heic", ".heif"):
+            raise InputError(f"{path} is HEIC, which is not read: convert it to JPEG") from error
         raise InputError(f"{path} is no image, or is damaged: replace or remove it") from error
     # Whoever reads a TIFF turns it, asked or not: Pillow its size, OpenCV its pixels.
     orientation = 1 if is_turned else tags.get(ExifTags.Base.Orientation, 1)
@@ -110,8 +112,15 @@ def _focal_from_exif(tags: Mapping[int, Any], width: int, height: int) -> float 
         focal = equivalent_mm / _FILM_DIAGONAL_MM * diagonal
     elif focal_mm and density and unit_mm:
         # The density is that of the picture as it was taken, which may have been resized since.
-        taken_width = _positive(tags.get(ExifTags.Base.ExifImageWidth)) or width
-        focal = focal_mm * density / unit_mm * width / taken_width
+        taken = [
+            _positive(tags.get(tag))
+            for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
+        ]
+        # Longer sides: its pixels may have been turned since, and not the sides in its tags.
+        ratio = width / (taken[0] or width)
+        if taken[0] and taken[1]:
+            ratio = max(width, height) / max(taken[0], taken[1])
+        focal = focal_mm * density / unit_mm * ratio
     else:
         return None
     low, high = _PLAUSIBLE_FOCAL_RATIO
@@ -194,7 +203,11 @@ def query_from_image(path: Path, camera: Camera | None = None, focal: float | No
 
 
 def is_turned_for(
-    camera: Camera, header: ImageHeader, path: Path, mending: str = "--intrinsics-scale"
+    camera: Camera,
+    header: ImageHeader,
+    path: Path,
+    mending: str = "--intrinsics-scale",
+    scale: float = 1.0,
 ) -> bool:
     """Whether an image is to be turned upright to be the camera's.
 
@@ -203,6 +216,7 @@ def is_turned_for(
         header: of the image.
         path: of the image, for the complaint.
         mending: where to multiply intrinsics that belong to another size of it.
+        scale: by which they were multiplied already.
 
     Raises:
         InputError: it is not the camera's either way.
@@ -211,10 +225,13 @@ def is_turned_for(
         return False
     if (camera.width, camera.height) == header.upright_size:
         return True
+    # Of the image as it lies or as it is seen, whichever has the camera's shape.
+    shapes = (header.size, header.upright_size)
+    width, _ = min(shapes, key=lambda size: abs(size[0] * camera.height - size[1] * camera.width))
     raise InputError(
         f"image {path} is {header.width}x{header.height} pixels but its intrinsics are for "
         f"{camera.width}x{camera.height}: if they belong to another size of it, multiply them by "
-        f"{header.width / camera.width:.4g} ({mending})"
+        f"{scale * width / camera.width:.4g} ({mending})"
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from reloc.input_error import InputError
 from reloc.scenes.cameras import Intrinsics
+from reloc.scenes.images import read_header
 from reloc.scenes.layout import Layout
 from reloc.scenes.names import natural_key
 from reloc.scenes.options import LoadOptions
@@ -79,7 +80,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _photos(path: Path, content: Mapping[str, Any], options: LoadOptions) -> list[Photo]:
     convention = _CONVENTION.overridden(options)
-    shared = _intrinsics(content, str(path))
+    shared = _intrinsics(_with_size(content, path), str(path))
     photos = []
     for number, frame in enumerate(content["frames"]):
         where = f"{path}: frame {number}"
@@ -101,6 +102,17 @@ def _photos(path: Path, content: Mapping[str, Any], options: LoadOptions) -> lis
 
 def _names(photos: Sequence[Photo]) -> tuple[str, ...]:
     return tuple(photo.name for photo in photos)
+
+
+def _with_size(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """NeRF's own scenes say an angle of view and no size: that of their first image."""
+    if "camera_angle_x" not in content or "fl_x" in content or {"w", "h"} & content.keys():
+        return content
+    first = content["frames"][0] if content["frames"] else None
+    if not isinstance(first, dict) or not isinstance(first.get("file_path"), str):
+        return content
+    header = read_header(path.parent / _name(first["file_path"]))
+    return {**content, "w": header.width, "h": header.height}
 
 
 def _name(file_path: str) -> str:

@@ -21,7 +21,7 @@ from reloc.input_error import InputError
 from reloc.scenes.cameras import Intrinsics
 from reloc.scenes.options import Axes, Direction, LoadOptions, QuaternionOrder
 from reloc.scenes.poses import PoseConvention, pose_from_numbers
-from reloc.scenes.text import Line, numbers, read_lines
+from reloc.scenes.text import Line, numbers, read_lines, shortened
 
 Word = TypeVar("Word")
 
@@ -38,6 +38,7 @@ _DIRECTIONS: dict[str, Direction] = {
 _AXES: dict[str, Axes] = {"opencv": "opencv", "opengl": "opengl"}
 _ORDERS: dict[str, QuaternionOrder] = {"wxyz": "wxyz", "xyzw": "xyzw"}
 _METRIC = {"metric_yes": True, "metric_true": True, "metric_no": False, "metric_false": False}
+_METRIC_WORDS = tuple(word.removeprefix("metric_") for word in _METRIC)
 _NAME_COLUMNS = {"name", "image", "image_name", "file", "filename", "file_name", "path"}
 _QUATERNION, _TRANSLATION = ("qw", "qx", "qy", "qz"), ("tx", "ty", "tz")
 _SYNONYMS = {"x": "tx", "y": "ty", "z": "tz", "focal": "f", "w": "qw"}
@@ -79,6 +80,7 @@ def read_pose_file(
     columns = next(filter(None, map(_columns, comments)), None)
     if columns is None and lines and (columns := _columns(lines[0].text)):
         lines = lines[1:]
+    _refuse_unknown(comments, path)
     words = set(_words(comments))
     said = _one_of(_DIRECTIONS, words, path) or direction or options.poses
     if said is None:
@@ -88,8 +90,13 @@ def read_pose_file(
         )
     axes = _one_of(_AXES, words, path) or "opencv"
     order = _one_of(_ORDERS, words, path) or "wxyz"
+    if columns is not None and options.quaternion not in (None, "wxyz"):
+        raise InputError(
+            f"{path} names its columns, which say the order of its quaternions: leave --quaternion "
+            "out"
+        )
     if columns is not None:
-        order = "xyzw" if columns.index("qx") < columns.index("qw") else "wxyz"
+        order = "wxyz"
     convention = PoseConvention(said, axes, order).overridden(options)
     poses = [_pose(line, columns, convention) for line in lines]
     return PoseFile(poses, _one_of(_METRIC, words, path))
@@ -107,19 +114,11 @@ def _pose(line: Line, columns: Sequence[str] | None, convention: PoseConvention)
                 f"{line.where}: {len(fields)} fields, but {len(columns)} columns are named"
             )
         name = fields[columns.index("name")]
-        # In the order of the columns: the convention says which order that is for a quaternion.
-        parts = {key: _values(fields, columns, key, line) for key in (_QUATERNION, _TRANSLATION)}
-        values = [*parts[_QUATERNION], *parts[_TRANSLATION]]
-        focal = _values(fields, columns, ("f",), line)[0] if "f" in columns else None
+        said = dict(zip(columns[1:], numbers(fields[1:], line.where), strict=True))
+        values = [said[column] for column in (*_QUATERNION, *_TRANSLATION)]
+        focal = said.get("f")
     intrinsics = None if focal is None else Intrinsics((focal,), line.where)
     return NamedPose(name, pose_from_numbers(values, convention, line.where), intrinsics)
-
-
-def _values(
-    fields: Sequence[str], columns: Sequence[str], wanted: Sequence[str], line: Line
-) -> list[float]:
-    chosen = [field for field, column in zip(fields, columns, strict=True) if column in wanted]
-    return numbers(chosen, line.where)
 
 
 def _columns(text: str) -> list[str] | None:
@@ -134,6 +133,22 @@ def _columns(text: str) -> list[str] | None:
             break
         columns.append(column)
     return columns if {*_QUATERNION, *_TRANSLATION} <= set(columns) else None
+
+
+def _refuse_unknown(comments: Sequence[str], path: Path) -> None:
+    """Complain of `key: value` whose value is none that is known.
+
+    Raises:
+        InputError: there is one: poses would be read otherwise than it says.
+    """
+    known = {"axes": tuple(_AXES), "quaternion": tuple(_ORDERS), "metric": _METRIC_WORDS}
+    said = re.findall(r"\b(axes|quaternion|metric)\s*[:=]\s*([^\s,;]+)", " ".join(comments).lower())
+    for key, value in said:
+        if value not in known[key]:
+            raise InputError(
+                f"{path}: `# {key}: {shortened(value)}` is not understood: write "
+                f"{' or '.join(known[key])}"
+            )
 
 
 def _words(comments: Sequence[str]) -> list[str]:

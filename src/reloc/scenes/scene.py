@@ -147,3 +147,21 @@ class Scene:
             return 0.0
         centers_N3 = torch.stack([view.center_world for view in self.mapping])
         return float((centers_N3.amax(0) - centers_N3.amin(0)).norm())
+
+
+def refuse_guessed_focals(views: Sequence[View], consequence: str) -> None:
+    """Complain of mapping views whose focal length is only guessed.
+
+    Args:
+        views: that something is to be learned from.
+        consequence: what comes of it, for the message.
+
+    Raises:
+        InputError: there are some.
+    """
+    guessed = [view.name for view in views if not view.camera.has_prior_focal]
+    if guessed:
+        raise InputError(
+            f"{len(guessed)} of {len(views)} mapping views, the first is {guessed[0]}, have no "
+            f"known focal length: {consequence}; pass --focal, or add intrinsics"
+        )

@@ -135,7 +135,7 @@ def _official_split(path: Path, photos: list[Photo]) -> Split | None:
 def _read_resized(path: Path, unit_m: float, camera: Camera) -> Tensor:
     """Depth has fewer pixels than the colour it is registered to: each takes the one it lies in."""
     size = (camera.width, camera.height)
-    resized = cv2.resize(read_depth(path, unit_m), size, interpolation=cv2.INTER_NEAREST)
+    resized = cv2.resize(read_depth(path, unit_m), size, interpolation=cv2.INTER_NEAREST_EXACT)
     return torch.from_numpy(resized)
 
 

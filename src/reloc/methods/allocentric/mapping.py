@@ -29,7 +29,7 @@ from reloc.methods.allocentric.localizer import NETWORK, AllocentricLocalizer, n
 from reloc.methods.allocentric.memory import Asked, SpatialMemory, Written
 from reloc.methods.allocentric.sightings import Sighting, sight
 from reloc.nn.shared_encoder import encoder_record, open_encoder
-from reloc.scenes.scene import View
+from reloc.scenes.scene import View, refuse_guessed_focals
 
 # Of so many views one, and at most so many, are asked of a memory that was written without them;
 # then they are written too.
@@ -118,13 +118,7 @@ def read_place(views: Sequence[View], config: AllocentricConfig, run: Run) -> Pl
             f"none of the {len(views)} mapping views (from {views[0].name} on) has a depth map, "
             "and a spatial memory is made of what lies where: add depth, or map with sift or ace"
         )
-    guessed = [view.name for view in with_depth if not view.camera.has_prior_focal]
-    if guessed:
-        raise InputError(
-            f"{len(guessed)} of {len(with_depth)} mapping views with depth, the first is "
-            f"{guessed[0]}, have no known focal length: what they see cannot be placed; pass "
-            "--focal, or add intrinsics"
-        )
+    refuse_guessed_focals(with_depth, "what they see cannot be placed")
     step = max(len(with_depth) / config.max_views, 1.0)
     with_depth = [with_depth[int(number * step)] for number in range(int(len(with_depth) / step))]
     used, seen = _sightings(with_depth, config, run)

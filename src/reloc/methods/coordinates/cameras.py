@@ -14,7 +14,7 @@ from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.methods.coordinates.config import CoordinatesConfig
 from reloc.methods.coordinates.global_codes import GlobalCodes
-from reloc.scenes.scene import View
+from reloc.scenes.scene import View, refuse_guessed_focals
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +57,10 @@ def mapping_cameras(
     Not of those that are far from the others: one wrong pose would make another unit.
 
     Raises:
-        InputError: all views are taken from one place, which tells no depth.
+        InputError: all views are taken from one place, which tells no depth, or the focal length of
+            some is not known.
     """
+    refuse_guessed_focals(views, "scene points would be wrong by as much as it is guessed wrong")
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     centers_V3 = poses.inverse().translation
     center_3 = centers_V3.mean(dim=0)

@@ -89,8 +89,11 @@ def views_to_encode(cam_from_world: Rigid3d, scale: float, count: int) -> list[i
     centers_V3 = cam_from_world.inverse().translation / scale
     places_V6 = torch.cat([centers_V3, cam_from_world.rotation[:, 2]], dim=1)
     chosen = [0]
-    distance_V = (places_V6 - places_V6[0]).norm(dim=1)
+    distance_V = torch.full((num_views,), torch.inf, dtype=places_V6.dtype)
     while len(chosen) < count:
+        last = chosen[-1]
+        distance_V = distance_V.minimum((places_V6 - places_V6[last]).norm(dim=1))
+        # Below those of views that share its pose: none is chosen twice.
+        distance_V[last] = -1.0
         chosen.append(int(distance_V.argmax()))
-        distance_V = distance_V.minimum((places_V6 - places_V6[chosen[-1]]).norm(dim=1))
     return chosen

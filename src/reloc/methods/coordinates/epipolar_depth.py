@@ -47,13 +47,18 @@ def triangulated_depth(cells: PosedCells, run: Run, wanted: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(run.seed)
     depth_N = torch.full((len(cells),), torch.nan)
     of_view = _cells_of_views(cells, generator)
-    partners = _partners(cells.cam_from_world)
+    # Of a video a part is encoded: the best partner among all its views would mostly be another.
+    used = [view for view, part in enumerate(of_view) if len(part)]
+    among_used = _partners(cells.cam_from_world[torch.tensor(used)])
+    partners = {
+        view: [used[other] for other in others]
+        for view, others in zip(used, among_used, strict=True)
+    }
     kind = torch.bfloat16 if uses_bf16(run) else torch.float32
-    asked_per_view = -(-_MAX_ASKED // len(of_view))
+    asked_per_view = -(-_MAX_ASKED // len(used))
     for start in range(0, _MAX_CANDIDATES, asked_per_view):
-        for view in run.progress.track(range(len(of_view)), "triangulating"):
-            asked = of_view[view][start : start + asked_per_view]
-            seen_in = [other for other in partners[view] if len(of_view[other])]
+        for view in run.progress.track(used, "triangulating"):
+            asked, seen_in = of_view[view][start : start + asked_per_view], partners[view]
             if len(asked) == 0 or len(seen_in) < _MIN_AGREEING:
                 continue
             found = [

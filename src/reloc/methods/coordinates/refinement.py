@@ -9,7 +9,7 @@ is as accurate on our encoder's codes, begins from further off, and takes one st
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -96,7 +96,6 @@ class LandmarkFit:
             if found is None:
                 return None
             start, camera = found.cam_from_world, found.camera
-        camera = replace(camera, has_prior_focal=True)
         seen = self._seen(cells, start, camera, _NEAR_CELLS)
         return refine_absolute_pose(*seen, camera, start, max_error_px, scale * _LOSS_SCALE_PX)
 

@@ -23,7 +23,7 @@ from reloc.methods.forests.features import Looks, look
 from reloc.methods.forests.leaves import Reservoirs
 from reloc.methods.forests.localizer import ForestLocalizer
 from reloc.methods.forests.trees import Forest
-from reloc.scenes.scene import View
+from reloc.scenes.scene import View, refuse_guessed_focals
 from reloc.training.prefetch import prefetch
 
 # To learn how far the covariances are to be trusted, one of so many views, and at most so many, are
@@ -115,6 +115,7 @@ def _with_depth(views: Sequence[View], max_views: int) -> Sequence[View]:
             f"none of the {len(views)} mapping views (from {views[0].name} on) has a depth map, "
             "and forests learn scene points from depth: add depth, or map with sift or ace"
         )
+    refuse_guessed_focals(with_depth, "what they see cannot be placed")
     step = max(len(with_depth) / max_views, 1.0)
     return [with_depth[int(number * step)] for number in range(int(len(with_depth) / step))]
 

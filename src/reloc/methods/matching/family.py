@@ -18,7 +18,7 @@ from reloc.methods.matching.config import MatchingConfig
 from reloc.methods.matching.localizer import MatchingLocalizer, Propose
 from reloc.methods.matching.mapping import MatchedViews, build_point_map, match_views
 from reloc.methods.matching.point_map import PointMap
-from reloc.scenes.scene import View
+from reloc.scenes.scene import View, refuse_guessed_focals
 
 # To learn how far the covariances are to be trusted, at most so many views are left out of a map
 # and asked for, and at most one of so many.
@@ -78,12 +78,7 @@ def match_distinct_views(views: Sequence[View], config: MatchingConfig, run: Run
     Raises:
         InputError: an image cannot be read, or a view's focal length is not known.
     """
-    guessed = [view.name for view in views if not view.camera.has_prior_focal]
-    if guessed:
-        raise InputError(
-            f"{len(guessed)} of {len(views)} mapping views, the first is {guessed[0]}, have no "
-            "known focal length: points cannot be triangulated; pass --focal, or add intrinsics"
-        )
+    refuse_guessed_focals(views, "points cannot be triangulated")
     poses = Rigid3d.stack([view.cam_from_world for view in views])
     kept = select_distinct_views(poses, config.min_view_distance, config.min_view_angle_deg)
     run.log.info(f"{len(kept)} of {len(views)} views are distinct")
