@@ -144,6 +144,34 @@ def test_what_a_crash_left_is_taken_away(tmp_path: Path, monkeypatch: pytest.Mon
     assert not half.exists()
 
 
+def test_a_training_that_was_interrupted_is_kept_for_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    steps = Steps(monkeypatch)
+    half = runs_folder(path) / f".{task().folder_name}"
+
+    def interrupted(words: Sequence[str], log_path: Path) -> dict[str, Any]:
+        (half / "map.unfinished").mkdir()
+        (half / "map.unfinished/weights").write_text("hours")
+        log_path.write_text("log")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "_run_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_bench([task()], path, Silent())
+    assert [entry.name for entry in half.iterdir()] == ["map.unfinished"]
+
+    def goes_on(words: Sequence[str], log_path: Path) -> dict[str, Any]:
+        if words[0] == "map":
+            assert (half / "map.unfinished/weights").read_text() == "hours"
+        return steps(words, log_path)
+
+    monkeypatch.setattr(bench, "_run_step", goes_on)
+    assert len(run_bench([task()], path, Silent())) == 1
+    assert not half.exists()
+
+
 def test_a_file_of_something_else_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for text in ('{"mine": 1}\nnotes', "notes", "notes\n"):

@@ -23,6 +23,7 @@ from reloc.evaluation.report import (
     evaluate,
 )
 from reloc.exports import true_poses
+from reloc.geometry.camera import Camera
 from reloc.geometry.rigid3d import Rigid3d
 from reloc.input_error import InputError
 from reloc.scenes.scene import Scene
@@ -252,3 +253,14 @@ def test_what_cannot_be_averaged_is_refused() -> None:
         average_of_scenes([row, row])
     with pytest.raises(InputError, match="no scenes"):
         average_of_scenes([])
+
+
+def test_reprojection_is_not_measured_with_a_guessed_camera() -> None:
+    """The same poses had another error in pixels where queries were asked without intrinsics."""
+    scene = scene_of(random_poses(3))
+    known = evaluate(true_poses(scene.queries), scene)
+    assert known.row()["vcre_median_px"] is not None
+    first = scene.queries[0]
+    guessed = replace(first, camera=Camera.guess(first.camera.width, first.camera.height))
+    asked = replace(scene, queries=[guessed, *scene.queries[1:]])
+    assert evaluate(true_poses(asked.queries), asked).row()["vcre_median_px"] is None

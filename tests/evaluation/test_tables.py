@@ -7,7 +7,7 @@ from rich.console import Console
 
 from posed_views import random_poses, scene_of
 from reloc.evaluation.report import evaluate
-from reloc.evaluation.tables import FigureTable, figure_tables, seeds_together
+from reloc.evaluation.tables import FigureTable, figure_tables, seeds_together, told_apart
 from reloc.exports import true_poses
 
 
@@ -146,3 +146,12 @@ def test_a_seed_that_declines_counts_as_infinitely_far() -> None:
 def test_rows_of_one_seed_have_no_column_for_seeds() -> None:
     (table,) = figure_tables(seeds_together([row(seed=0), row(seed=0, method="other")]))
     assert "seeds: cm" not in cells(table, 0)
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths() -> None:
+    words = ["data/day/kitchen", "'data/night walk/kitchen' --split hard", "data/day/kitchen", ""]
+    rows = [row(scene="kitchen", scene_words=said) for said in words]
+    names = [told["scene"] for told in told_apart(rows)]
+    assert names == ["day/kitchen", "night walk/kitchen", "day/kitchen", "kitchen"]
+    same = [row(scene="kitchen", scene_words=said) for said in ("a/kitchen", "./a/kitchen")]
+    assert [told["scene"] for told in told_apart(same)] == ["kitchen", "kitchen"]

@@ -17,7 +17,7 @@ from reloc.commands.fitting import Fitting
 from reloc.commands.options import default_threads
 from reloc.commands.parsing import parse_command, parse_scene
 from reloc.contract import Precision
-from reloc.evaluation.tables import figure_tables, seeds_together
+from reloc.evaluation.tables import figure_tables, seeds_together, told_apart
 from reloc.input_error import InputError
 from reloc.progress import Progress
 
@@ -64,6 +64,7 @@ def _run(arguments: BenchArguments, progress: Progress) -> Answer:
         for seed in arguments.seeds
     ]
     rows = run_bench(tasks, arguments.out, progress, arguments.retry_failed)
+    rows = told_apart(rows)
     failed = [row for row in rows if "failed" in row]
     done = [{**row, "scene": _place(row)} for row in rows if "failed" not in row]
     tables = [Fitting(table) for table in figure_tables(seeds_together(done))]

@@ -12,6 +12,7 @@ import tyro
 from reloc import bench, steps
 from reloc.commands.command import Answer, Command, CommonArguments
 from reloc.commands.parsing import parse_scene
+from reloc.evaluation.tables import told_apart
 from reloc.input_error import InputError
 from reloc.maps import refuse_existing
 from reloc.progress import Progress
@@ -36,7 +37,7 @@ class ReportArguments(CommonArguments):
 
 def _run(arguments: ReportArguments, progress: Progress) -> Answer:
     refuse_existing(arguments.out)
-    rows = bench.read_rows(arguments.rows)
+    rows = told_apart(bench.read_rows(arguments.rows))
     if not rows:
         raise InputError(f"{arguments.rows} has no rows yet: `reloc bench` makes them")
     runs = bench.runs_folder(arguments.rows)

@@ -82,7 +82,8 @@ class Report:
         names: of the queries.
         position_error: (N,) distance of the camera centres, inf where declined.
         rotation_error_deg: (N,) inf where declined.
-        virtual_error_px: (N,) VCRE, inf where declined; None where the scene is not metric.
+        virtual_error_px: (N,) VCRE, inf where declined; None where the scene is not metric, or the
+            focal length of a query is a guess: points are projected by the true one.
         confidence: (N,) NaN where there is none, or where declined.
         num_inliers: (N,) NaN where there is none.
         position_sigma: (N,) root of the mean squared error that the covariance predicts, NaN where
@@ -284,7 +285,7 @@ def evaluate(estimates: PoseEstimates, scene: Scene) -> Report:
             virtual_errors_px(estimated, truth, [view.camera for view in views]),
             math.inf,
         )
-        if scene.metric
+        if scene.metric and all(view.camera.has_prior_focal for view in views)
         else None,
         confidence=np.where(answered, _or_nan([answer.confidence for answer in answers]), math.nan),
         num_inliers=_or_nan([answer.num_inliers for answer in answers]),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
@@ -191,6 +194,33 @@ def figure_tables(rows: Sequence[Row]) -> list[FigureTable]:
         if some:
             tables.append(FigureTable(title, tuple(columns), (*some, *_averages(some))))
     return tables
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows of folders of one name, `day/kitchen` and `night/kitchen`, by as much as differs."""
+    folders: dict[str, set[Path]] = {}
+    for row in rows:
+        if row.get("scene_words"):
+            folders.setdefault(row["scene"], set()).add(_folder(row))
+    return [
+        row
+        if not row.get("scene_words") or len(folders[row["scene"]]) < 2
+        else {**row, "scene": _shortest_name(_folder(row), folders[row["scene"]])}
+        for row in rows
+    ]
+
+
+def _folder(row: Row) -> Path:
+    return Path(os.path.normpath(shlex.split(row["scene_words"])[0]))
+
+
+def _shortest_name(folder: Path, others: set[Path]) -> str:
+    """The last parts of a path that no other has."""
+    for count in range(1, len(folder.parts)):
+        name = folder.parts[-count:]
+        if sum(other.parts[-count:] == name for other in others) == 1:
+            return "/".join(name)
+    return str(folder)
 
 
 def seeds_together(rows: Sequence[Row]) -> list[Row]:

@@ -12,7 +12,9 @@ import torch
 from safetensors.torch import save
 
 from reloc.contract import Run, Tensors, UnfinishedMapError
+from reloc.geometry.camera import Camera
 from reloc.input_error import InputError
+from reloc.methods import get_method
 from reloc.methods.coordinates.ace import AceConfig, reprojection_loss
 from reloc.methods.coordinates.localizer import CoordinatesLocalizer
 from reloc.methods.coordinates.mapping import train_head
@@ -99,3 +101,16 @@ def test_a_batch_answers_each_query_as_it_would_alone(encoder: Encoder, small_ro
             torch.testing.assert_close(
                 other.cam_from_world.matrix, one.cam_from_world.matrix, rtol=0, atol=1e-3
             )
+
+
+def test_scene_points_are_not_learned_with_a_guessed_focal_length(small_room: Scene) -> None:
+    """They would be wrong by as much as it is, and nothing would say so."""
+    guessed = [
+        replace(view, camera=Camera.guess(view.camera.width, view.camera.height))
+        for view in small_room.mapping[:3]
+    ]
+    views = [*guessed, *small_room.mapping[3:]]
+    said = r"3 of 40 mapping views, the first is mapping/0000, have no known focal length"
+    for name in ("ace", "scorf"):
+        with pytest.raises(InputError, match=said):
+            get_method(name).build_map(views, get_method(name).tiny, Run())

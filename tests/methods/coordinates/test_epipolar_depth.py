@@ -4,6 +4,7 @@ import torch
 
 from reloc.contract import Run
 from reloc.geometry.rigid3d import Rigid3d
+from reloc.methods.coordinates.cells import views_to_encode
 from reloc.methods.coordinates.epipolar_depth import triangulated_depth
 from reloc.training.buffer import FeatureBuffer
 from reloc.training.replay import PosedCells
@@ -72,3 +73,27 @@ def test_one_camera_with_a_wrong_pose_leaves_the_others_their_partners() -> None
     found, expected = triangulated_depth(astray, Run()), triangulated_depth(cells, Run())
     right_N = (found - true_depth_N).abs() < 0.2 * true_depth_N
     assert int(right_N.sum()) > 0.8 * int(expected.isfinite().sum())
+
+
+def test_views_without_cells_leave_the_others_their_partners() -> None:
+    """Of a long video a part is encoded: most views near a baseline have no cells."""
+    cells, _ = _room(num_views=12)
+    alone = triangulated_depth(cells, Run())
+    eye = torch.eye(3, dtype=torch.float64).expand(400, 3, 3)
+    offset_V3 = torch.zeros(400, 3, dtype=torch.float64)
+    offset_V3[:, 0] = torch.linspace(0.0, -2.75, 400)
+    more = Rigid3d.stack([*cells.cam_from_world, *Rigid3d(eye.clone(), offset_V3)])
+    focal_px_V = torch.full((412,), FOCAL_PX)
+    among = PosedCells(cells.buffer, more, focal_px_V, cells.num_views)
+    found = triangulated_depth(among, Run())
+    assert torch.equal(found, alone) or bool(torch.isclose(found, alone, equal_nan=True).all())
+    assert float(found.isfinite().float().mean()) > 0.7
+
+
+def test_no_view_is_encoded_twice_before_all_are_once() -> None:
+    """Photos from tripods share their poses: the first of them was taken again and again."""
+    eye = torch.eye(3, dtype=torch.float64).expand(60, 3, 3)
+    offset_V3 = torch.arange(6.0).double().repeat(10)[:, None] * torch.ones(3).double()
+    chosen = views_to_encode(Rigid3d(eye.clone(), offset_V3), 1.0, 40)
+    assert len(set(chosen)) == 40
+    assert set(offset_V3[chosen[:6], 0].tolist()) == set(range(6))

@@ -81,6 +81,7 @@ def test_a_small_map_still_answers(whole, small_room) -> None:
         {"points_per_view": 0},
         {"descriptor_bytes": 5},
         {"full_points_per_view": -1},
+        {"full_points_per_view": 20, "descriptor_bytes": 16},
         {"descriptor_bytes": 16, "features": "orb"},
     ],
 )

@@ -10,10 +10,9 @@ import torch
 from reloc.contract import Localizer, Method, Run, Tensors
 from reloc.methods.matching import family
 from reloc.methods.matching.config import MatchingConfig
-from reloc.methods.matching.mapping import MatchedViews
+from reloc.methods.matching.mapping import MatchedViews, sampled_vectors
 from reloc.methods.matching.prioritized import PrioritizedSearch, SearchLimits
 from reloc.nn.descriptors.vlad import learn_vocabulary
-from reloc.nn.local_features import as_vectors
 from reloc.scenes.scene import View
 
 _FINE, _COARSE = "fine_words", "coarse_word_of_fine"
@@ -64,13 +63,11 @@ def localizer(tensors: Tensors, config: ActiveSearchConfig, run: Run) -> Localiz
 
 
 def _prepare(matched: MatchedViews, config: ActiveSearchConfig, run: Run) -> family.Prepared:
-    vectors_ND = torch.cat([as_vectors(found.descriptors_ND) for found in matched.features])
-    generator = torch.Generator().manual_seed(run.seed)
-    chosen = torch.randperm(len(vectors_ND), generator=generator)
-    num_words = max(1, min(config.num_words, len(vectors_ND) // _SAMPLES_PER_WORD))
-    chosen = chosen[: _SAMPLES_PER_WORD * num_words]
+    count = sum(len(found.descriptors_ND) for found in matched.features)
+    num_words = max(1, min(config.num_words, count // _SAMPLES_PER_WORD))
+    sample_ND = sampled_vectors(matched.features, run.seed, _SAMPLES_PER_WORD * num_words)
     # As a map keeps them: the trial of a map and the map itself are to search alike.
-    fine_KD = learn_vocabulary(vectors_ND[chosen], num_words, run.seed).half().float()
+    fine_KD = learn_vocabulary(sample_ND, num_words, run.seed).half().float()
     coarse_CD = learn_vocabulary(fine_KD, config.num_coarse_words, run.seed)
     coarse_K = torch.cdist(fine_KD, coarse_CD).argmin(dim=1)
     # No image is retrieved.

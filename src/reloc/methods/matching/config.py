@@ -72,6 +72,8 @@ class MatchingConfig:
             raise ValueError(f"points_per_view is {self.points_per_view}; it must be at least 1")
         if self.full_points_per_view < 0:
             raise ValueError("full_points_per_view cannot be negative")
+        if self.full_points_per_view and self.points_per_view is None:
+            raise ValueError("full_points_per_view needs points_per_view")
         if self.descriptor_bytes is not None and (
             self.features == "orb" or self.descriptor_bytes not in (4, 8, 16, 32)
         ):

@@ -106,9 +106,11 @@ def match_views(views: Sequence[View], config: MatchingConfig, run: Run) -> Matc
     )
     cameras = [camera for camera, _ in described]
     features = [found for _, found in described]
-    vectors = [as_vectors(found.descriptors_ND) for found in features]
-    vocabulary_KD = _learn_vocabulary(vectors, config.vocabulary, run.seed)
-    image_vectors_VL = torch.stack([aggregate(vector, vocabulary_KD) for vector in vectors])
+    sample_ND = sampled_vectors(features, run.seed, _MAX_VOCABULARY_SAMPLES)
+    vocabulary_KD = learn_vocabulary(sample_ND, config.vocabulary, run.seed)
+    image_vectors_VL = torch.stack(
+        [aggregate(as_vectors(found.descriptors_ND), vocabulary_KD) for found in features]
+    )
     pairs = _propose_pairs(cam_from_map, image_vectors_VL, config)
     matches = _match(pairs, cameras, cam_from_map, features, config, run)
     run.log.info(f"{len(matches)} of {len(pairs)} pairs of {len(views)} views match")
@@ -154,13 +156,27 @@ def _in_threads(
             raise
 
 
-def _learn_vocabulary(vectors: Sequence[Tensor], num_words: int, seed: int) -> Tensor:
-    vectors_ND = torch.cat(list(vectors))
-    if not len(vectors_ND):
+def sampled_vectors(features: Sequence[LocalFeatures], seed: int, most: int) -> Tensor:
+    """Random descriptors of all views, as vectors (N, D), N <= `most`.
+
+    Those that are chosen alone are made vectors of: of all views they would be many gigabytes.
+
+    Raises:
+        InputError: no view has a keypoint.
+    """
+    counts_V = torch.tensor([len(found.descriptors_ND) for found in features])
+    if not int(counts_V.sum()):
         raise InputError("no mapping image has a single keypoint: they lack texture or are black")
+    ends_V = counts_V.cumsum(0)
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(vectors_ND), generator=generator)[:_MAX_VOCABULARY_SAMPLES]
-    return learn_vocabulary(vectors_ND[chosen], num_words, seed)
+    chosen_N = torch.randperm(int(ends_V[-1]), generator=generator)[:most]
+    view_N = torch.searchsorted(ends_V, chosen_N, right=True)
+    row_N = chosen_N - (ends_V - counts_V)[view_N]
+    rows = [
+        features[view].descriptors_ND[row]
+        for view, row in zip(view_N.tolist(), row_N.tolist(), strict=True)
+    ]
+    return as_vectors(torch.stack(rows))
 
 
 def _propose_pairs(
