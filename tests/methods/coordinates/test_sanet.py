@@ -152,7 +152,7 @@ def test_a_map_for_another_decoder_is_refused(
     tensors = build_map(views[:4], TINY, Run())
     other = tmp_path / "sanet_rooms.safetensors"
     monkeypatch.setattr(sanet_query, "decoder_path", lambda: other)
-    with pytest.raises(InputError, match="lacks the decoder"):
+    with pytest.raises(InputError, match="with the decoder cannot be read"):
         SanetLocalizer(tensors, TINY, Run())
     other.write_bytes(b"something else")
     with pytest.raises(InputError, match="another decoder"):
