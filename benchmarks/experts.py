@@ -72,7 +72,9 @@ def in_right_scene(answers: PoseEstimates, scene: Scene) -> float:
         if pose is None:
             right.append(False)
             continue
-        near = replace(scene, mapping=[other for other in scene.mapping if _same(other, view)])
+        beside = scene.layout == "composite"
+        mapping = [other for other in scene.mapping if not beside or _same(other, view)]
+        near = replace(scene, mapping=mapping)
         centers_V3 = torch.stack([other.center_world for other in near.mapping])
         off = (pose.inverse().translation - centers_V3.mean(dim=0)).norm()
         right.append(float(off) < near.extent)
